@@ -1,0 +1,82 @@
+"""Every sample that was skipped, with its reason, in the run folder."""
+
+from pathlib import Path
+from typing import Any
+
+import torch.distributed
+from lightning import LightningModule, Trainer
+
+from callbacks.records import StepRecords
+from callbacks.steps import StepCallback
+
+
+class DataLedger(StepCallback):
+    """Writes what the batches carry under `skipped` (source, id, reason, ...) to a JSON-lines file, from all ranks.
+
+    A bad validation sample is written once, with `split: validation`.
+
+    Attributes:
+        skipped_samples: skipped training samples of the whole run, earlier sessions included.
+    """
+
+    def __init__(self, path: str | Path):
+        self.records = StepRecords(path)
+        self.skipped_samples = 0
+        self._pending: list[dict[str, Any]] = []
+        self._known: set[tuple[str, str]] = set()  # validation samples in the file
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pending, self._known, self.skipped_samples = [], set(), 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero and not trainer.fast_dev_run:
+            self._note(self.records.rewind(trainer.global_step))
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._pending += batch.get("skipped", ())
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flush(trainer)
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:  # fmt: skip
+        if not trainer.sanity_checking:
+            self._pending += [{"split": "validation", **entry} for entry in batch.get("skipped", ())]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._flush(trainer)
+
+    def _flush(self, trainer: Trainer) -> None:
+        pending, self._pending = self._pending, []
+        if not trainer.strategy.reduce_boolean_decision(bool(pending), all=False):
+            return
+        if trainer.is_global_zero or trainer.world_size > 1:
+            pending = _gather(pending, trainer.world_size)
+        if trainer.is_global_zero:
+            fresh = [{"step": trainer.global_step, **entry} for entry in pending if _key(entry) not in self._known]
+            self._note(fresh)
+            if not trainer.fast_dev_run:
+                self.records.append(fresh)
+
+    def _note(self, entries: list[dict[str, Any]]) -> None:
+        validation = [entry for entry in entries if entry.get("split") == "validation"]
+        self._known.update(map(_key, validation))
+        self.skipped_samples += len(entries) - len(validation)
+
+
+def _key(entry: dict[str, Any]) -> tuple[str, str] | None:
+    return (entry["source"], entry["id"]) if entry.get("split") == "validation" else None
+
+
+def _gather(entries: list[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:
+    if world_size == 1:
+        return entries
+    parts: list[list[dict[str, Any]]] = [[] for _ in range(world_size)]
+    torch.distributed.all_gather_object(parts, entries)
+    return [entry for part in parts for entry in part]

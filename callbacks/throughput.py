@@ -1,0 +1,120 @@
+"""How fast it trains, what it waits for, how much memory it takes."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+
+from callbacks.steps import StepCallback
+
+_GIB = 2**30
+
+
+class Throughput(StepCallback):
+    """Logs tokens/s (all, and those learned), samples/s, the share of time waiting for data, and peak memory.
+
+    Rates are over the completed steps since the last log, of all ranks together. Time is that of the micro-batches
+    and of the gaps between them, in which the loader is waited for; a gap that held a validation or a save counts
+    nowhere. Totals go on over a resume.
+    """
+
+    def __init__(self):
+        self._totals = {"samples": 0, "tokens": 0, "seconds": 0.0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._wall_mark = time.perf_counter()
+        self._batch_end: float | None = None
+        self._counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)  # samples, tokens, learned
+        self._busy = self._waited = 0.0
+        self._clear_recent()
+
+    def _clear_recent(self) -> None:
+        self._recent = {"samples": 0, "tokens": 0, "learned": 0, "seconds": 0.0, "waited": 0.0}
+
+    # -- the clock -------------------------------------------------------------------------------------------
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._batch_start = time.perf_counter()
+        if self._batch_end is not None:
+            self._waited += self._batch_start - self._batch_end
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._counts += _count(batch)
+        self._batch_end = time.perf_counter()
+        self._busy += self._batch_end - self._batch_start
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._batch_end = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._batch_end = None
+
+    # -- the counts ------------------------------------------------------------------------------------------
+    def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        samples, tokens, learned = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
+        seconds = self._busy + self._waited
+        step = dict(samples=samples, tokens=tokens, learned=learned, seconds=seconds, waited=self._waited)
+        for name, value in step.items():
+            self._recent[name] += value
+        for name in ("samples", "tokens", "seconds"):
+            self._totals[name] += step[name]
+        now = time.perf_counter()
+        self._totals["wall_seconds"] += now - self._wall_mark
+        self._wall_mark = now
+        self._totals["peak_memory_bytes"] = max(self._totals["peak_memory_bytes"], peak_memory_bytes(pl_module.device))
+        self._counts.zero_()
+        self._busy = self._waited = 0.0
+        if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:
+            self._log()
+
+    def _log(self) -> None:
+        recent, seconds = self._recent, max(self._recent["seconds"], 1e-9)
+        self.log("throughput/tokens_per_second", recent["tokens"] / seconds)
+        self.log("throughput/learned_tokens_per_second", recent["learned"] / seconds)
+        self.log("throughput/samples_per_second", recent["samples"] / seconds)
+        self.log("throughput/data_wait", recent["waited"] / seconds)
+        self.log("throughput/peak_memory_gib", self._totals["peak_memory_bytes"] / _GIB)
+        self._clear_recent()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        peak = torch.tensor(self._totals["peak_memory_bytes"], device=pl_module.device)
+        self._totals["peak_memory_bytes"] = int(trainer.strategy.reduce(peak, reduce_op="max"))
+        self._totals["wall_seconds"] += time.perf_counter() - self._wall_mark
+
+    def summary(self) -> dict[str, float]:
+        """Totals of the run, earlier sessions included: samples and tokens drawn, seconds of training (validation
+        and saves included in `wall_seconds` only), the highest peak memory of a rank in bytes."""
+        totals = self._totals
+        return {
+            "consumed_samples": totals["samples"],
+            "consumed_tokens": totals["tokens"],
+            "wall_seconds": totals["wall_seconds"],
+            "tokens_per_second": totals["tokens"] / totals["seconds"] if totals["seconds"] else 0.0,
+            "peak_memory_bytes": totals["peak_memory_bytes"],
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self._totals)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._totals.update(state_dict)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory that was in use at once: on a GPU what torch allocated, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _count(batch: dict[str, Any]) -> torch.Tensor:
+    """Samples, tokens without padding, learned tokens; stays on the device, so that it waits for nothing."""
+    tokens = batch["attention_mask"].sum()
+    return torch.stack([tokens.new_tensor(len(batch["sample_ids"])), tokens, (batch["labels"] != -100).sum()])

@@ -1,0 +1,73 @@
+"""Encoded samples become one right-padded batch; a skipped sample keeps its slot."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from datamodules.ledger import Skipped
+from emu2_lit.errors import UserError
+from emu2_lit.samples.encoding import IGNORE, Encoded
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What stands at a position of the order. `item` is None at a position behind the end of validation data."""
+
+    source: str
+    epoch: int
+    item: Encoded | Skipped | None
+
+
+class Collator:
+    """Collates a micro-batch of B draws into a dict.
+
+    input_ids, attention_mask, labels: (B, T) int64; visual_targets_mask: (B, T) bool, all right-padded;
+    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, absent where there
+    are none; and Python lists: sample_ids, sources, epochs, skipped (dicts: source, id, reason, position). A draw
+    without a sample is a row of BOS alone, without labels.
+
+    A UserError is returned in place of the batch: raised here, in a worker, it would reach the user as a traceback.
+    """
+
+    def __init__(self, bos_id: int, pad_id: int):
+        self.bos_id, self.pad_id = bos_id, pad_id
+
+    def __call__(self, draws: list[Draw | UserError]) -> dict[str, Any] | UserError:
+        for draw in draws:
+            if isinstance(draw, UserError):
+                return draw
+        items = [draw.item if isinstance(draw.item, Encoded) else self._empty(draw) for draw in draws]
+        batch = {
+            "input_ids": _pad([item.input_ids for item in items], self.pad_id),
+            "attention_mask": _pad([torch.ones_like(item.input_ids) for item in items], 0),
+            "labels": _pad([item.labels for item in items], IGNORE),
+            "visual_targets_mask": _pad([item.visual_targets_mask for item in items], False),
+        }
+        for name in ("pixel_values", "video_pixel_values"):
+            pixels = [getattr(item, name) for item in items if getattr(item, name) is not None]
+            if pixels:
+                batch[name] = torch.cat(pixels)
+        batch["sample_ids"] = [item.sample_id for item in items]
+        batch["sources"] = [draw.source for draw in draws]
+        batch["epochs"] = [draw.epoch for draw in draws]
+        batch["skipped"] = [asdict(draw.item) for draw in draws if isinstance(draw.item, Skipped)]
+        return batch
+
+    def _empty(self, draw: Draw) -> Encoded:
+        ids = torch.tensor([self.bos_id])
+        nothing = torch.zeros(1, dtype=torch.bool)
+        id = draw.item.id if draw.item else ""
+        return Encoded(ids, torch.full_like(ids, IGNORE), nothing, None, None, id, draw.source)
+
+
+def _pad(rows: list[Tensor], value: float) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value)
+
+
+def target_counts(batch: dict[str, Any]) -> tuple[int, int]:
+    """Text and visual targets of a batch; the first position is never a target, nothing predicts it."""
+    text = (batch["labels"][:, 1:] != IGNORE).sum()
+    return int(text), int(batch["visual_targets_mask"][:, 1:].sum())

@@ -1,0 +1,35 @@
+"""A map-style dataset over positions of the order: what runs inside the loader's workers."""
+
+from collections.abc import Callable
+from typing import Any
+
+from torch.utils.data import Dataset
+
+from datamodules.collate import Draw
+from datamodules.ledger import Skipped
+from datamodules.sources import Source
+from emu2_lit.errors import UserError
+from emu2_lit.samples.encoding import encode
+from emu2_lit.samples.sample import BadSample
+
+
+class SampleDataset(Dataset):
+    """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot."""
+
+    def __init__(
+        self, sources: list[Source], order: Callable[[int], tuple[int, int, int]], processor: Any, max_length: int
+    ):
+        self.sources, self.order, self.processor, self.max_length = sources, order, processor, max_length
+
+    def __getitem__(self, position: int) -> Draw | UserError:
+        place, index, epoch = self.order(position)
+        source = self.sources[place]
+        id = source.label(index)
+        try:
+            sample = source[index]
+            id = sample.id
+            return Draw(source.name, epoch, encode(sample, self.processor, self.max_length))
+        except BadSample as error:
+            return Draw(source.name, epoch, Skipped(source.name, id, str(error), position))
+        except UserError as error:
+            return error

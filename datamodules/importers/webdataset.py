@@ -1,0 +1,59 @@
+"""WebDataset samples: images (jpg, png, webp; 0.jpg, 1.jpg, img1.jpg) with a json in any format here, or a txt."""
+
+import json
+import re
+from dataclasses import replace
+from typing import Any
+
+import datamodules.importers as formats
+from datamodules.context import Context
+from emu2_lit.samples.sample import BadSample, Sample
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+
+
+def detect(record: dict[str, Any]) -> bool:
+    return "__key__" in record
+
+
+def to_sample(record: dict[str, Any], context: Context) -> Sample:
+    members = record["members"]
+    context = replace(context, key=record["__key__"], label=record["__key__"], members=members)
+    inner = _inner_record(members)
+    images = image_members(members)
+    if images and not inner.keys() & {"image", "images"} and not _has_image_parts(inner):
+        inner["image"] = images
+    return formats.import_record(inner, context, context.format)
+
+
+def image_members(members: dict[str, Any]) -> list[Any]:
+    """The sample's pictures: in the order of the numbers in their suffixes, those without a number first."""
+    names = [name for name in members if name.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
+    return [members[name] for name in sorted(names, key=_place)]
+
+
+def _place(suffix: str) -> tuple[int, str]:
+    number = re.search(r"\d+", suffix)
+    return (int(number.group()) if number else -1), suffix
+
+
+def _inner_record(members: dict[str, Any]) -> dict[str, Any]:
+    if "json" in members:
+        try:
+            record = json.loads(members["json"].read())
+        except ValueError as error:
+            raise BadSample(f"{members['json']} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise BadSample(f"{members['json']} holds a {type(record).__name__}, not an object")
+        return record
+    for suffix in ("txt", "0.txt"):
+        if suffix in members:
+            return {"caption": members[suffix].read().decode("utf-8", "replace")}
+    raise BadSample(f"the sample has no json and no txt, only: {', '.join(members)}")
+
+
+def _has_image_parts(record: dict[str, Any]) -> bool:
+    """Whether its messages name pictures themselves."""
+    contents = [turn.get("content") for turn in record.get("messages") or () if isinstance(turn, dict)]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
+    return any(part.get("type") in ("image", "image_url") and len(part) > 1 for part in parts)

@@ -1,0 +1,82 @@
+"""What was skipped and why: the ledger file, and the budget that stops a run on bad data."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from emu2_lit.errors import UserError
+
+MIN_BAD = 3
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that left its slot empty: where it was drawn and why it could not be used."""
+
+    source: str
+    id: str
+    reason: str
+    position: int
+
+
+class Ledger:
+    """Appends skipped samples to a JSON-lines file."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def append(self, entries: list[Skipped]) -> None:
+        if not entries:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries)
+
+
+class Budget:
+    """Stops a run when more than `share` of a source is bad.
+
+    Samples count in the first epoch of their source, each once. A share measured on part of a source is held against
+    the limit plus three standard deviations, so that chance alone stops no run; at least MIN_BAD samples are needed.
+    """
+
+    def __init__(self, share: float, sizes: dict[str, int]):
+        self.share, self.sizes = share, sizes
+        self.drawn, self.bad = Counter[str](), Counter[str]()
+        self.reasons: dict[str, list[str]] = {name: [] for name in sizes}
+
+    def add(self, drawn: dict[str, int], bad: dict[str, int]) -> None:
+        """Add the counts of one window, over all ranks."""
+        self.drawn.update(drawn)
+        self.bad.update(bad)
+
+    def remember(self, skipped: list[Skipped], limit: int = 5) -> None:
+        """Keep the first reasons of each source for the message."""
+        for entry in skipped:
+            reasons = self.reasons[entry.source]
+            if len(reasons) < limit:
+                reasons.append(f"{entry.id}: {entry.reason}")
+
+    def exceeded(self) -> list[str]:
+        """The sources that are over the limit."""
+        return [name for name in self.sizes if self._is_over(name)]
+
+    def _is_over(self, name: str) -> bool:
+        drawn, bad = self.drawn[name], self.bad[name]
+        allowed = self.share * drawn
+        if drawn < self.sizes[name]:
+            allowed += 3 * math.sqrt(allowed)
+        return bad >= MIN_BAD and bad > allowed
+
+    def error(self, name: str, reasons: list[str]) -> UserError:
+        """The error that ends the run."""
+        drawn, bad = self.drawn[name], self.bad[name]
+        lines = [
+            f"data source {name}: {bad} of the {drawn} samples drawn so far are bad "
+            f"({bad / drawn:.1%}, allowed {self.share:.1%}). The first reasons:",
+            *(f"  {reason}" for reason in reasons),
+            "Repair the data (`emu2-lit data check` lists every bad sample) or raise data.bad_budget.",
+        ]
+        return UserError("\n".join(lines))

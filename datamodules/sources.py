@@ -1,0 +1,160 @@
+"""One source of samples: files (paths, globs, brace lists) behind one index."""
+
+import glob
+import hashlib
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from datamodules.context import Context
+from datamodules.importers import check_format, import_record
+from datamodules.records import READERS
+from datamodules.tars import TarRecords
+from emu2_lit.errors import UserError
+from emu2_lit.model.chat_template import SYSTEM_MESSAGES
+from emu2_lit.samples.sample import Part, Sample
+
+_READERS = {**READERS, ".tar": TarRecords}
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_PROBE_BYTES = 1 << 16
+
+
+@dataclass
+class SourceSettings:
+    """Where samples come from.
+
+    path: a .json, .jsonl, .parquet or .tar file; for several, a glob or a brace list ("shard-{000..011}.tar").
+    format: an importer's name, or auto (decided by each record's keys); of a tar, the format of its json files.
+    weight: this source's share of the samples drawn; all sources have one or none has.
+    root: folder of relative picture names (default: the file's own).
+    system_message: comprehensive, concise, none or a text of one's own, where a sample brings none.
+    num_frames: frames shown of each video.
+    """
+
+    path: str
+    format: str = "auto"
+    weight: float | None = None
+    name: str | None = None
+    root: str | None = None
+    system_message: str | None = None
+    num_frames: int = 8
+
+
+class Source:
+    """An indexable source: `source[i]` is a Sample, or raises BadSample with the reason."""
+
+    def __init__(self, settings: SourceSettings):
+        check_format(settings.format)
+        self.settings = settings
+        self.name = settings.name or settings.path
+        self.paths = find_files(settings.path)
+        self.files = [_open(path) for path in self.paths]
+        self.ends = list(accumulate(len(file) for file in self.files))
+        if not len(self):
+            raise UserError(f"data source {self.name}: {settings.path} holds no samples")
+        self.fingerprint = _fingerprint(self.paths, self.ends)
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int) -> Sample:
+        file, place = self._locate(index)
+        root = Path(self.settings.root) if self.settings.root else self.paths[file].parent
+        format = "auto" if self.settings.format == "webdataset" else self.settings.format
+        context = Context(root, self.label(index), num_frames=self.settings.num_frames, format=format)
+        is_tar = isinstance(self.files[file], TarRecords)
+        sample = import_record(self.files[file][place], context, "webdataset" if is_tar else format)
+        return replace(self._with_system_message(sample), source=self.name)
+
+    def label(self, index: int) -> str:
+        """Where a sample stands: "line 17", with the file's name where the source has several files."""
+        file, place = self._locate(index)
+        label = self.files[file].label(place)
+        return label if len(self.files) == 1 else f"{self.paths[file].name}: {label}"
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        file = bisect_right(self.ends, index)
+        return file, index - (self.ends[file - 1] if file else 0)
+
+    def _with_system_message(self, sample: Sample) -> Sample:
+        message = self.settings.system_message
+        if message is None or not sample.is_chat or any(part.role == "system" for part in sample.parts):
+            return sample
+        text = "" if message == "none" else SYSTEM_MESSAGES.get(message, message)
+        return replace(sample, parts=(Part("text", text, "system"), *sample.parts))
+
+
+def open_sources(settings: list[SourceSettings]) -> list[Source]:
+    """All sources of a mixture. Raises UserError for weights that only some have, or that are not positive."""
+    weights = [item.weight for item in settings]
+    if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
+        raise UserError("give every data source a weight, or none of them")
+    for item in settings:
+        if item.weight is not None and not item.weight > 0:
+            raise UserError(f"data source {item.name or item.path}: weight must be positive, not {item.weight}")
+    sources = [Source(item) for item in settings]
+    return _with_own_names(sources)
+
+
+def _with_own_names(sources: list[Source]) -> list[Source]:
+    """Sources are counted by name: names that occur twice get their place added."""
+    names = [source.name for source in sources]
+    for place, source in enumerate(sources):
+        if names.count(source.name) > 1:
+            source.name = f"{source.name} #{place + 1}"
+    return sources
+
+
+def find_files(pattern: str) -> list[Path]:
+    """The files behind a path, glob or brace list, in sorted order per pattern; none is a UserError."""
+    found: list[Path] = []
+    for name in expand_braces(pattern):
+        path = Path(name).expanduser()
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        if not matches:
+            raise UserError(f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else ""))
+        found += matches
+    return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Shell-like braces: "a-{00..02}.tar" and "{a,b}.json"."""
+    match = _BRACES.search(pattern)
+    if not match:
+        return [pattern]
+    first, dots, last = match.group(1).partition("..")
+    if dots and first.isdigit() and last.isdigit():
+        choices = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    else:
+        choices = match.group(1).split(",")
+    head, tail = pattern[: match.start()], pattern[match.end() :]
+    return [whole for choice in choices for whole in expand_braces(head + choice + tail)]
+
+
+def _open(path: Path) -> Any:
+    if path.is_dir():
+        raise UserError(f"data source {path} is a folder; name a file in it, or a glob such as {path}/*.tar")
+    reader = _READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(f"cannot read {path}: known file types are {', '.join(_READERS)}")
+    return reader(path)
+
+
+def _fingerprint(paths: list[Path], ends: list[int]) -> str:
+    """Names, sizes, counts, and the first and last bytes of the files: enough to notice data that changed."""
+    digest = hashlib.blake2b(digest_size=16)
+    for path, end in zip(paths, ends, strict=True):
+        size = path.stat().st_size
+        digest.update(f"{path.name}:{size}:{end}:".encode())
+        with open(path, "rb") as file:
+            digest.update(file.read(_PROBE_BYTES))
+            file.seek(max(0, size - _PROBE_BYTES))
+            digest.update(file.read(_PROBE_BYTES))
+    return digest.hexdigest()
+
+

@@ -1,0 +1,7 @@
+"""The network and its processor. Knows nothing of Lightning, recipes or data."""
+
+from emu2_lit.model.configuration import PRESETS, Emu2Config, Emu2VisionConfig
+from emu2_lit.model.modeling import Emu2ForConditionalGeneration, Emu2Output
+from emu2_lit.model.processor import Emu2Processor
+
+__all__ = ["PRESETS", "Emu2Config", "Emu2ForConditionalGeneration", "Emu2Output", "Emu2Processor", "Emu2VisionConfig"]

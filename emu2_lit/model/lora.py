@@ -1,0 +1,57 @@
+"""LoRA through PEFT, with the names of this model; adapters are ordinary PEFT folders."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+
+from emu2_lit.errors import UserError
+from emu2_lit.settings import LM_LINEARS, LoraSettings
+
+TOWER_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+PROJECTIONS = ("project_up", "project_down")
+LORA_TARGETS = LM_LINEARS + TOWER_LINEARS + PROJECTIONS
+
+
+def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence[int] = ()) -> PeftModel:
+    """Add trainable adapters to a model whose own parameters are frozen by this.
+
+    Args:
+        new_token_ids: rows of the embedding that train and are saved with the adapter (tokens new to the model).
+    Raises:
+        UserError: a target is not a linear layer of this model, or the rank is not positive.
+    """
+    unknown = [target for target in settings.targets if target not in LORA_TARGETS]
+    if unknown or not settings.targets:
+        raise UserError(
+            f"tuning.lora.targets: {', '.join(unknown) or 'none given'}; choose from {', '.join(LORA_TARGETS)}"
+        )
+    if settings.rank < 1:
+        raise UserError(f"tuning.lora.rank={settings.rank}: must be at least 1")
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
+        use_dora=settings.use_dora,
+        use_rslora=settings.use_rslora,
+        trainable_token_indices={"embed_tokens": list(new_token_ids)} if new_token_ids else None,
+        bias="none",
+    )
+    return get_peft_model(model, config)
+
+
+def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) -> PeftModel:
+    """Put the adapter of a PEFT folder onto a model.
+
+    Raises:
+        UserError: the folder is no PEFT folder, or belongs to a model of another shape.
+    """
+    folder = Path(folder)
+    if not (folder / "adapter_config.json").is_file():
+        raise UserError(f"{folder}: no adapter here (adapter_config.json is missing)")
+    try:
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"{folder}: this adapter does not fit the model: {error}") from error

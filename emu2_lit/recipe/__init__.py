@@ -1,0 +1,41 @@
+"""Recipes: what a run is, as a typed document."""
+
+from emu2_lit.recipe import catalog
+from emu2_lit.recipe.check import required_keys
+from emu2_lit.recipe.load import load, read
+from emu2_lit.recipe.rules import missing_files
+from emu2_lit.recipe.schema import (
+    AnswersSection,
+    CallbacksSection,
+    DataSection,
+    LoraSection,
+    ModelSection,
+    OptimizerSection,
+    Recipe,
+    RunSection,
+    SourceSection,
+    TrainerSection,
+    TuningSection,
+)
+from emu2_lit.recipe.write import save, to_yaml
+
+__all__ = [
+    "AnswersSection",
+    "CallbacksSection",
+    "DataSection",
+    "LoraSection",
+    "ModelSection",
+    "OptimizerSection",
+    "Recipe",
+    "RunSection",
+    "SourceSection",
+    "TrainerSection",
+    "TuningSection",
+    "catalog",
+    "load",
+    "missing_files",
+    "read",
+    "required_keys",
+    "save",
+    "to_yaml",
+]

@@ -1,0 +1,97 @@
+"""How the sections of a recipe must agree, and which files it needs."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+from emu2_lit.recipe import catalog
+from emu2_lit.recipe.schema import LoraSection, Part, Recipe
+
+WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
+
+
+def conflicts(recipe: Recipe) -> list[str]:
+    """Everything that does not agree, one message each; empty for a sound recipe."""
+    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules)
+    return [message for rule in rules for message in rule(recipe)]
+
+
+def missing_files(recipe: Recipe) -> list[str]:
+    """Files that the recipe names and that are not there, one message each.
+
+    What `data.prepare` will make, patterns (tars) and names that may be the hub's are not looked for.
+    """
+    missing = [(key, path) for key, path in _named_files(recipe) if not Path(path).expanduser().exists()]
+    return [f"{key}: no such file or folder: {path}" for key, path in missing]
+
+
+def _model_rules(recipe: Recipe) -> Iterator[str]:
+    model, method = recipe.model, recipe.tuning.method
+    if not model.weights and not model.preset:
+        yield "model: give model.weights (what to tune) or model.preset (random weights of that size)"
+    if model.quantization and method == "full":
+        yield f"model.quantization: {model.quantization} weights cannot be tuned in full, only by lora"
+    if model.adapter and method == "full":
+        yield "model.adapter: to tune in full, merge it first: `emu2-lit export ADAPTER --to hf --out FOLDER`"
+
+
+def _tuning_rules(recipe: Recipe) -> Iterator[str]:
+    tuning = recipe.tuning
+    if tuning.method == "full":
+        changed = [name for name, value in vars(LoraSection()).items() if getattr(tuning.lora, name) != value]
+        if changed:
+            yield f"tuning.lora.{changed[0]}: has no effect with tuning.method=full; remove it or use lora"
+        if set(tuning.frozen) >= set(get_args(Part)):
+            yield "tuning.frozen: every part is frozen, so nothing would train"
+    elif not tuning.lora.targets:
+        yield "tuning.lora.targets: is empty, so nothing would train"
+
+
+def _data_rules(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
+    if not data.sources:
+        yield "data.sources: is empty; give at least one, such as data.sources.0.path=my_chat.json"
+    weighted = [source.weight is not None for source in data.sources]
+    if any(weighted) and not all(weighted):
+        yield f"data.sources.{weighted.index(False)}.weight: give a weight to all sources or to none"
+    elif weighted and all(weighted) and not sum(source.weight for source in data.sources):
+        yield "data.sources: all weights are 0"
+    if data.global_batch_size % data.micro_batch_size:
+        yield (
+            f"data.global_batch_size: {data.global_batch_size} is not a multiple of"
+            f" data.micro_batch_size={data.micro_batch_size}"
+        )
+
+
+def _step_rules(recipe: Recipe) -> Iterator[str]:
+    trainer, optimizer = recipe.trainer, recipe.optimizer
+    if (trainer.max_steps is None) == (trainer.max_epochs is None):
+        given = "neither is" if trainer.max_steps is None else "both are"
+        yield f"trainer: give one of max_steps and max_epochs (and null for the other); {given} given"
+    elif trainer.max_epochs == 0:
+        yield "trainer.max_epochs: 0 passes train nothing"
+    if len(optimizer.betas) != 2 or max(optimizer.betas) >= 1:
+        yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
+
+
+def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
+    made_here = Path(recipe.data.folder)
+    for section in ("sources", "validation"):
+        for index, source in enumerate(getattr(recipe.data, section)):
+            pattern = any(mark in source.path for mark in "*?[{|") or "://" in source.path
+            prepared = recipe.data.prepare and Path(source.path).is_relative_to(made_here)
+            if not pattern and not prepared:
+                yield f"data.{section}.{index}.path", source.path
+    for key in ("weights", "tokenizer", "adapter"):
+        value = getattr(recipe.model, key)
+        if value and _is_local(value):
+            yield f"model.{key}", value
+    if recipe.resume not in ("auto", "never"):
+        yield "resume", recipe.resume
+
+
+def _is_local(name: str) -> bool:
+    """Whether a name can only be a file of this machine, not the hub's or a recipe's."""
+    if catalog.is_recipe(name):
+        return Path(name).suffix in catalog.SUFFIXES
+    return name.startswith((".", "/", "~")) or name.endswith((".model", *WEIGHT_FILES))

@@ -1,0 +1,176 @@
+"""Every key a recipe may hold: its type with the legal values, its default, and what it means.
+
+This is the only place that says so: `load` checks recipes against it, and `show` prints the comments behind
+the fields. Paper values are those of Emu2's instruction tuning (Emu2 paper, supplement, table 8).
+"""
+
+import inspect
+import re
+from dataclasses import dataclass, field
+from typing import Literal
+
+from emu2_lit.settings import LoraSettings as LoraSection
+from emu2_lit.settings import OptimizerSettings as OptimizerSection
+from emu2_lit.settings import SourceSettings as SourceSection
+
+Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+Part = Literal["visual", "project_up", "project_down", "embeddings", "lm", "lm_head"]
+Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
+Logger = Literal["tensorboard", "csv", "wandb"]
+
+
+@dataclass
+class ModelSection:
+    """Which network, and with which weights, a run starts from."""
+
+    preset: Preset | None = None  # sizes; null: those recorded with the weights. Alone: random weights
+    weights: str | None = None  # folder, native file, hub name, finished run, or recipe (run first)
+    tokenizer: str | None = None  # tokenizer.model or its folder; null: beside the weights, else the tiny one
+    adapter: str | None = None  # a LoRA folder to go on from
+    dtype: Dtype = "bfloat16"  # of the weights that do not train; those that train are kept in float32
+    quantization: Literal["nf4"] | None = None  # nf4: the LM in 4 bits with bitsandbytes (QLoRA)
+    attention: Literal["sdpa"] = "sdpa"  # attention kernel of the LM and the tower
+
+
+@dataclass
+class TuningSection:
+    """What is learned, and by which weights."""
+
+    objective: Literal["chat"] = "chat"  # chat: cross-entropy of the text that is marked as learned
+    method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
+    lora: LoraSection = field(default_factory=LoraSection)  # with method lora
+    train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
+    # The chat loss does not reach project_down, so it would only decay.
+    frozen: list[Part] = field(default_factory=lambda: ["visual", "project_down"])  # with method full
+    activation_checkpointing: bool = False  # recompute activations: less memory, about a third slower
+
+
+@dataclass
+class DataSection:
+    """What it learns from, and in which portions."""
+
+    prepare: Literal["digits"] | None = None  # a data set that is made on the spot, before the run
+    folder: str = "data"  # where `prepare` writes
+    sources: list[SourceSection] = field(default_factory=list)  # training data
+    validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
+    global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
+    micro_batch_size: int = 1  # samples of one forward pass on one device
+    max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
+    workers: int = 2  # processes that read and decode, per device
+    seed: int = 0  # of the order of the samples
+    validation_limit: int | None = None  # validation samples used; null: all
+    bad_budget: float = 0.01  # share of a source that may be unreadable before the run stops
+
+
+@dataclass
+class TrainerSection:
+    """Lightning's Trainer, by its own argument names; accumulation follows from data.global_batch_size."""
+
+    max_steps: int | None = None  # optimizer steps; give this or max_epochs (paper: 8000)
+    max_epochs: float | None = None  # passes over the training data, made into steps
+    accelerator: str = "auto"  # auto, cpu, gpu, ...
+    devices: int | str = "auto"  # how many, or which: '0,1'
+    num_nodes: int = 1  # machines
+    strategy: Literal["auto", "ddp"] = "auto"  # auto: one device, or ddp on several
+    precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16)
+    gradient_clip_val: float | None = 5.0  # largest norm of the gradient (paper: 5.0); null: no clipping
+    val_check_interval: int | None = None  # optimizer steps between validations; null: at the end only
+    limit_val_batches: int | None = None  # micro-batches of one validation; null: all
+    log_every_n_steps: int = 10  # optimizer steps between two logged points
+    profiler: Literal["simple", "advanced", "pytorch"] | None = None  # measure the parts of a step
+    fast_dev_run: int = 0  # dry run of so many steps; nothing is saved or logged
+    deterministic: bool = False  # deterministic kernels only (slower on GPU)
+    enable_progress_bar: bool = True  # false: plain lines
+
+
+@dataclass
+class AnswersSection:
+    """Answers generated at each validation, compared with the reference (exact match) and drawn."""
+
+    limit: int = 64  # validation samples answered
+    max_new_tokens: int = 16  # longest answer
+    batch_size: int = 32  # samples answered at once
+    grid: int = 16  # samples drawn
+
+
+@dataclass
+class CallbacksSection:
+    """What watches the run."""
+
+    answers: AnswersSection | None = field(default_factory=AnswersSection)  # null: generate nothing
+    gradient_check_steps: int = 8  # steps within which every trained tensor must get a gradient; 0: no check
+    checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
+    keep_checkpoints: int = 2  # newest checkpoints kept
+    throughput: bool = True  # log tokens/s, samples/s, memory, share of time spent waiting for data
+    report: bool = True  # write report.html
+
+
+@dataclass
+class RunSection:
+    """Where the run lives and what it writes."""
+
+    name: str | None = None  # null: the recipe's name
+    dir: str | None = None  # folder of the run; null: runs/<name>
+    seed: int = 0  # of new weights, dropout and generation
+    logger: list[Logger] = field(default_factory=lambda: ["tensorboard"])  # any of tensorboard, csv, wandb
+
+
+@dataclass
+class Recipe:
+    """A typed recipe: everything that one command needs to know."""
+
+    model: ModelSection = field(default_factory=ModelSection)
+    tuning: TuningSection = field(default_factory=TuningSection)
+    data: DataSection = field(default_factory=DataSection)
+    optimizer: OptimizerSection = field(default_factory=OptimizerSection)
+    trainer: TrainerSection = field(default_factory=TrainerSection)
+    callbacks: CallbacksSection = field(default_factory=CallbacksSection)
+    run: RunSection = field(default_factory=RunSection)
+    resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+
+    @property
+    def name(self) -> str:
+        """How the recipe is called: its shipped name, or its path without the suffix."""
+        return self.run.name or ""
+
+
+INFINITY = float("inf")
+RANGES = {  # least and greatest legal number, where a type cannot say it; the items of a list share one entry
+    "tuning.lora.rank": (1, INFINITY),
+    "tuning.lora.alpha": (0, INFINITY),
+    "tuning.lora.dropout": (0, 1),
+    "data.sources.weight": (0, INFINITY),
+    "data.global_batch_size": (1, INFINITY),
+    "data.micro_batch_size": (1, INFINITY),
+    "data.max_length": (8, INFINITY),
+    "data.workers": (0, INFINITY),
+    "data.validation_limit": (1, INFINITY),
+    "data.bad_budget": (0, 1),
+    "optimizer.lr": (0, INFINITY),
+    "optimizer.betas": (0, 1),
+    "optimizer.eps": (0, INFINITY),
+    "optimizer.weight_decay": (0, INFINITY),
+    "optimizer.warmup_steps": (0, INFINITY),
+    "optimizer.min_lr_ratio": (0, 1),
+    "trainer.max_steps": (1, INFINITY),
+    "trainer.max_epochs": (0, INFINITY),
+    "trainer.num_nodes": (1, INFINITY),
+    "trainer.gradient_clip_val": (0, INFINITY),
+    "trainer.val_check_interval": (1, INFINITY),
+    "trainer.limit_val_batches": (0, INFINITY),
+    "trainer.log_every_n_steps": (1, INFINITY),
+    "trainer.fast_dev_run": (0, INFINITY),
+    "callbacks.answers.limit": (1, INFINITY),
+    "callbacks.answers.max_new_tokens": (1, INFINITY),
+    "callbacks.answers.batch_size": (1, INFINITY),
+    "callbacks.answers.grid": (0, INFINITY),
+    "callbacks.gradient_check_steps": (0, INFINITY),
+    "callbacks.checkpoint_every_n_steps": (1, INFINITY),
+    "callbacks.keep_checkpoints": (1, INFINITY),
+}
+
+
+def notes(section: type) -> dict[str, str]:
+    """The comment behind each field of a section."""
+    return dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(section), flags=re.MULTILINE))

@@ -1,0 +1,159 @@
+"""From a recipe to Lightning's objects: module, datamodule, callbacks, trainer."""
+
+import math
+from pathlib import Path
+
+import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+import callbacks as watch
+from datamodules import ChatDataModule, prepare
+from emu2_lit.errors import UserError
+from emu2_lit.modules import OBJECTIVES, TuningModule
+from emu2_lit.recipe.schema import Recipe
+from emu2_lit.run.origin import Origin, resolve
+from emu2_lit.strategies import AtomicCheckpointIO
+
+
+def build_origin(recipe: Recipe) -> Origin:
+    """Weights, configuration and processor of a recipe."""
+    return resolve(recipe.model, roles=OBJECTIVES[recipe.tuning.objective].needs_role_tokens)
+
+
+def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
+    """The LightningModule of the recipe's objective; its model is built when the trainer asks for it."""
+    tuning = recipe.tuning
+    return OBJECTIVES[tuning.objective](
+        origin.config if origin.source is None else origin.source,
+        origin.processor,
+        config=origin.config,
+        merged_adapters=origin.merged,
+        adapter=recipe.model.adapter,
+        lora=tuning.lora if tuning.method == "lora" else None,
+        frozen=tuning.frozen,
+        train_new_tokens=tuning.train_new_tokens,
+        activation_checkpointing=tuning.activation_checkpointing,
+        optimizer=recipe.optimizer,
+        dtype=getattr(torch, recipe.model.dtype),
+        quantization=recipe.model.quantization,
+        seed=recipe.run.seed,
+    )
+
+
+def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
+    """The samples of a recipe; data sets that the kit makes itself are made here."""
+    data = recipe.data
+    if data.prepare:
+        prepare(data.prepare, Path(data.folder) / data.prepare)
+    return ChatDataModule(
+        sources=data.sources,
+        validation=data.validation,
+        processor=origin.processor,
+        global_batch_size=data.global_batch_size,
+        micro_batch_size=data.micro_batch_size,
+        max_length=data.max_length,
+        seed=data.seed,
+        workers=data.workers,
+        validation_limit=data.validation_limit,
+        bad_budget=data.bad_budget,
+    )
+
+
+def build_callbacks(recipe: Recipe) -> list[Callback]:
+    """Everything that watches the run."""
+    folder, wanted = Path(recipe.run.dir), recipe.callbacks
+    built: list[Callback] = [watch.WhatTrains(), watch.GracefulStop(folder / "checkpoints")]
+    if wanted.gradient_check_steps:
+        built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
+    if recipe.trainer.fast_dev_run:
+        return built
+    built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
+    if wanted.throughput:
+        built.append(watch.Throughput())
+    if wanted.answers:
+        built.append(watch.GeneratedAnswers(run_dir=folder, **vars(wanted.answers)))
+    built.append(
+        watch.checkpoint_policy(
+            folder / "checkpoints", every_n_steps=wanted.checkpoint_every_n_steps, keep_last=wanted.keep_checkpoints
+        )
+    )
+    if wanted.report:
+        built.append(watch.Report(folder))
+    return built
+
+
+def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
+    """Lightning's Trainer with every promise of the kit.
+
+    Args:
+        samples: in one pass over the training data; needed for `trainer.max_epochs`.
+    Raises:
+        UserError: the global batch does not divide into micro-batches over the devices.
+    """
+    settings, data = recipe.trainer, recipe.data
+    trainer = Trainer(
+        default_root_dir=recipe.run.dir,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_steps=_max_steps(recipe, samples),
+        gradient_clip_val=settings.gradient_clip_val,
+        limit_val_batches=settings.limit_val_batches,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        log_every_n_steps=settings.log_every_n_steps,
+        profiler=settings.profiler,
+        fast_dev_run=settings.fast_dev_run,
+        deterministic=settings.deterministic,
+        enable_progress_bar=settings.enable_progress_bar,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        logger=_loggers(recipe) if not settings.fast_dev_run else False,
+        callbacks=build_callbacks(recipe),
+        plugins=[AtomicCheckpointIO()],
+    )
+    passes, rest = divmod(data.global_batch_size, data.micro_batch_size * trainer.world_size)
+    if rest or not passes:
+        raise UserError(
+            f"data.global_batch_size={data.global_batch_size} is not a multiple of data.micro_batch_size="
+            f"{data.micro_batch_size} times {trainer.world_size} device(s): change one of them"
+        )
+    trainer.accumulate_grad_batches = passes
+    trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
+    return trainer
+
+
+def _max_steps(recipe: Recipe, samples: int | None) -> int:
+    settings = recipe.trainer
+    if settings.fast_dev_run:
+        return settings.fast_dev_run
+    if settings.max_steps:
+        return settings.max_steps
+    if samples is None:
+        raise UserError("trainer.max_epochs needs the training data to be known; set trainer.max_steps")
+    return max(1, math.ceil(settings.max_epochs * samples / recipe.data.global_batch_size))
+
+
+def _loggers(recipe: Recipe) -> list[Logger]:
+    folder = Path(recipe.run.dir)
+    return [_LOGGERS[name](folder, recipe.name) for name in recipe.run.logger]
+
+
+def _wandb(folder: Path, name: str) -> Logger:
+    try:
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise UserError("run.logger: wandb is not installed; pip install 'emu2-lit[wandb]'") from error
+    from lightning.pytorch.loggers import WandbLogger
+
+    return WandbLogger(project="emu2-lit", name=name, save_dir=folder)
+
+
+_LOGGERS = {
+    "tensorboard": lambda folder, name: TensorBoardLogger(folder, name="tensorboard", version=""),
+    "csv": lambda folder, name: CSVLogger(folder, name="csv", version=""),
+    "wandb": _wandb,
+}

@@ -1,0 +1,153 @@
+"""`fit`: a recipe from its first step, or from where it stands, to what can be used."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
+
+from callbacks import GracefulStop, Throughput, find_last_checkpoint
+from emu2_lit import recipe as recipes
+from emu2_lit.errors import UserError
+from emu2_lit.modules import TuningModule
+from emu2_lit.recipe.schema import Recipe
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
+from emu2_lit.run.origin import is_recipe
+
+
+@dataclass
+class RunResult:
+    """How a run ended: `finished`, `already finished`, `interrupted` (after a save) or `dry run`."""
+
+    status: str
+    directory: Path
+    summary: dict[str, Any]
+
+
+def fit(recipe: Recipe) -> RunResult:
+    """Train as the recipe says; the same call goes on with a run that was stopped.
+
+    Raises:
+        UserError: something in the recipe, the data or the weights is wrong.
+    """
+    folder = Path(recipe.run.dir)
+    done = _finished(recipe, folder)
+    if done is not None:
+        return RunResult("already finished", folder, done)
+    if is_recipe(recipe.model.weights):
+        base = _fit_base(recipe, folder / "base")
+        if base.status == "interrupted":
+            return RunResult("interrupted", folder, base.summary)
+    origin = build_origin(recipe)
+    datamodule = build_datamodule(recipe, origin)
+    module = build_module(recipe, origin)
+    trainer = build_trainer(recipe, samples=len(datamodule))
+    checkpoint = _resume_from(recipe, folder)
+    _save_recipe(recipe, folder)
+    trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    if recipe.trainer.fast_dev_run:
+        return RunResult("dry run", folder, {"steps": trainer.global_step})
+    if _stopped(trainer):
+        return RunResult("interrupted", folder, {"steps": trainer.global_step})
+    if module.validated_at != trainer.global_step and datamodule.validation:
+        trainer.validate(module, datamodule, verbose=False)
+    return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
+
+
+def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that needs nothing more, if it does not."""
+    path = folder / "summary.json"
+    if recipe.resume == "never" or recipe.trainer.fast_dev_run or not path.is_file():
+        return None
+    summary = json.loads(path.read_text())
+    steps = recipe.trainer.max_steps
+    return summary if steps is None or summary["steps"] >= steps else None
+
+
+def _fit_base(recipe: Recipe, folder: Path) -> RunResult:
+    """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
+    base = recipes.load(recipe.model.weights, [f"run.dir={folder}"])
+    rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
+    base.data.folder = recipe.data.folder
+    result = fit(base)
+    recipe.model.weights = str(folder)
+    return result
+
+
+def _resume_from(recipe: Recipe, folder: Path) -> Path | None:
+    """The checkpoint to go on from, if there is one to go on from."""
+    if recipe.trainer.fast_dev_run or recipe.resume == "never":
+        _refuse_overwriting(recipe, folder)
+        return None
+    if recipe.resume != "auto":
+        if not Path(recipe.resume).exists():
+            raise UserError(f"resume={recipe.resume}: there is no such checkpoint")
+        return Path(recipe.resume)
+    checkpoint = find_last_checkpoint(folder / "checkpoints")
+    if checkpoint is not None:
+        rank_zero_info(f"Going on from {checkpoint}")
+    return checkpoint
+
+
+def _refuse_overwriting(recipe: Recipe, folder: Path) -> None:
+    if recipe.resume == "never" and find_last_checkpoint(folder / "checkpoints") is not None:
+        raise UserError(
+            f"resume=never, but {folder} holds checkpoints of an earlier run: choose another run.dir, or delete it"
+        )
+
+
+def _stopped(trainer: Trainer) -> bool:
+    return any(callback.stopped for callback in trainer.callbacks if isinstance(callback, GracefulStop))
+
+
+@rank_zero_only
+def _save_recipe(recipe: Recipe, folder: Path) -> None:
+    if not recipe.trainer.fast_dev_run:
+        folder.mkdir(parents=True, exist_ok=True)
+        recipes.save(recipe, folder / "recipe.yaml")
+
+
+def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> dict:
+    """Write what to use and the figures of the run; the figures are returned."""
+    summary = _summary(trainer, module)
+    if trainer.is_global_zero:
+        target = save_result(module, recipe, base, folder)
+        summary["result"] = str(target)
+        temporary = folder / ".summary.json.partial"
+        temporary.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
+        temporary.replace(folder / "summary.json")
+    trainer.strategy.barrier("hand over")
+    return summary
+
+
+def save_result(module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> Path:
+    """The adapter as a PEFT folder, or the whole model as a Hugging Face folder; the processor beside it."""
+    if module.lora:
+        target = folder / "adapter"
+        module.model.peft_config["default"].base_model_name_or_path = base
+        module.model.save_pretrained(str(target))
+        module.processor.save_pretrained(target)
+    else:
+        target = folder / "model"
+        dtype = getattr(torch, recipe.model.dtype)
+        module.model.save_pretrained(target, processor=module.processor, dtype=dtype)
+    return target
+
+
+def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
+    """Final figures, under the names in which they were logged."""
+    sizes = [row for row in module.parameter_parts()]
+    figures: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    for callback in trainer.callbacks:
+        if isinstance(callback, Throughput):
+            figures.update(callback.totals())
+    figures.update(
+        steps=trainer.global_step,
+        skipped_samples=trainer.datamodule.skipped_samples,
+        trainable_parameters=sum(row["parameters"] for row in sizes if row["mode"] != "frozen"),
+        total_parameters=sum(row["parameters"] for row in sizes),
+    )
+    return figures

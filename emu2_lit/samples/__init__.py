@@ -1,0 +1,1 @@
+"""The Sample record and its encoding into ids, labels and picture slots."""

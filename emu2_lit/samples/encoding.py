@@ -1,0 +1,150 @@
+"""A Sample becomes ids, labels and pixel values. Labels are made with the ids, never looked for afterwards."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu2_lit.model.boxes import box_segments
+from emu2_lit.model.chat_template import Turn, chat_segments
+from emu2_lit.model.images import ImageError, load_image, pixel_values
+from emu2_lit.model.segments import Segment
+from emu2_lit.model.special_tokens import EOS, FRAME, IMAGE, VIDEO
+from emu2_lit.model.video import read_frames
+from emu2_lit.samples.sample import BadSample, FileSlice, Part, Sample, Video, picture_name
+
+IGNORE = -100
+
+
+@dataclass
+class Encoded:
+    """One encoded sample of T tokens.
+
+    input_ids: (T,) int64, BOS first. labels: (T,) int64, aligned with input_ids, -100 where not learned.
+    visual_targets_mask: (T,) bool, true at the image slots whose embedding is to be regressed.
+    pixel_values: (images, 3, S, S), video_pixel_values: (frames, 3, S, S), or None.
+    dropped_tokens: tokens of trailing turns that did not fit.
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    visual_targets_mask: Tensor
+    pixel_values: Tensor | None
+    video_pixel_values: Tensor | None
+    sample_id: str
+    source: str
+    dropped_tokens: int = 0
+
+
+def to_segments(sample: Sample) -> list[Segment]:
+    """What the tokenizer encodes: the chat template around a conversation, `</s>` behind a document."""
+    if not sample.is_chat:
+        body = [segment for part in sample.parts for segment in part_segments(part)]
+        return [*body, Segment("token", EOS, learn=bool(sample.parts) and sample.parts[-1].learn)]
+    turns = [
+        Turn(role, [segment for part in parts for segment in part_segments(part)])
+        for role, parts in groupby(sample.parts, key=lambda part: part.role)
+    ]
+    return chat_segments(turns, grounding=sample.grounding)
+
+
+def part_segments(part: Part) -> list[Segment]:
+    """The segments of one part."""
+    if part.kind == "video":
+        return [Segment("token", VIDEO)] + [Segment("frame")] * part.value.slots
+    if part.kind == "box":
+        segments = box_segments(part.value.corners, part.value.phrase)
+        return [replace(segment, learn=part.learn) for segment in segments]
+    text = part.value if part.kind == "text" else ""
+    return [Segment(part.kind, text, learn=part.learn)]
+
+
+def encode(sample: Sample, processor: Any, max_length: int | None = None, for_generation: bool = False) -> Encoded:
+    """Encode a sample.
+
+    A conversation that is longer than `max_length` loses whole trailing turns. Pictures are read last, and only
+    those that are left. Raises BadSample when nothing that fits is learned or a picture cannot be read.
+
+    Args:
+        processor: an Emu2Processor.
+        for_generation: the sample ends in a question; it has no labels and is never cut.
+    """
+    ids, learn = processor.encode_segments(to_segments(sample))
+    length = _fitting_length(ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation)
+    input_ids, learned = torch.tensor(ids[:length]), torch.tensor(learn[:length])
+    if not for_generation and not learned.any():
+        raise BadSample("nothing to learn" + (f" within {max_length} tokens" if length < len(ids) else ""))
+    slots = input_ids == processor.tokenizer.token_to_id(IMAGE)
+    frames = input_ids == processor.tokenizer.token_to_id(FRAME)
+    return Encoded(
+        input_ids=input_ids,
+        labels=torch.where(learned & ~slots, input_ids, IGNORE),
+        visual_targets_mask=learned & slots,
+        pixel_values=_pixels(_images(sample), int(slots.sum()) // processor.n_query, processor.image_size),
+        video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
+        sample_id=sample.id,
+        source=sample.source,
+        dropped_tokens=len(ids) - length,
+    )
+
+
+def prompt(sample: Sample) -> tuple[Sample, str]:
+    """A conversation without its last answer, and that answer as text, to compare a generated one with."""
+    start = end = len(sample.parts)
+    while start and sample.parts[start - 1].role == "assistant":
+        start -= 1
+    if start == end:
+        raise BadSample("the conversation does not end in an answer")
+    answer = "".join(segment.text for part in sample.parts[start:] for segment in part_segments(part))
+    return replace(sample, parts=sample.parts[:start]), answer.strip()
+
+
+def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut: bool) -> int:
+    """How many ids to keep. Every answer ends in `</s>`, and ids before it do not depend on what follows."""
+    if max_length is None or len(ids) <= max_length:
+        return len(ids)
+    ends = [place for place, token in enumerate(ids[:max_length], 1) if token == eos_id] if may_cut else []
+    if not ends:
+        raise BadSample(f"{len(ids)} tokens are more than max_length {max_length}, and no turn can be dropped")
+    return ends[-1]
+
+
+def _images(sample: Sample) -> Iterator[Any]:
+    return (part.value for part in sample.parts if part.kind == "image")
+
+
+def _frames(sample: Sample) -> Iterator[Any]:
+    for part in sample.parts:
+        if part.kind == "video":
+            yield from read_video(part.value)
+
+
+def read_video(video: Video) -> list[Any]:
+    """The frames that the model sees, in order. Raises BadSample when they cannot be read."""
+    source = video.source.read() if isinstance(video.source, FileSlice) else video.source
+    try:
+        frames = read_frames(source, video.slots)
+    except ImageError as error:
+        raise BadSample(str(error)) from error
+    if len(frames) != video.slots:
+        raise BadSample(f"the video gives {len(frames)} frames, {video.slots} are needed")
+    return frames
+
+
+def read_picture(value: Any) -> Any:
+    """An image value of a part as a PIL image in RGB. Raises BadSample when it cannot be read."""
+    try:
+        return load_image(value.read() if isinstance(value, FileSlice) else value)
+    except ImageError as error:
+        reason, name = str(error), picture_name(value)
+        raise BadSample(reason if name in reason else f"{name}: {reason}") from error
+
+
+def _pixels(pictures: Iterator[Any], count: int, size: int) -> Tensor | None:
+    """The first `count` pictures, stacked; the rest belongs to dropped turns and is not even read."""
+    if not count:
+        return None
+    return torch.stack([pixel_values(read_picture(value), size) for value in islice(pictures, count)])

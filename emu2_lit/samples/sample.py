@@ -1,0 +1,99 @@
+"""The one record that every data format becomes."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+Kind = Literal["text", "image", "video", "box"]
+Role = Literal["system", "user", "assistant", "none"]
+
+
+class BadSample(Exception):
+    """A sample that cannot be learned from; the message is the reason that the ledger shows."""
+
+
+@dataclass(frozen=True)
+class FileSlice:
+    """Bytes inside a file, read when they are needed (a member of a tar, a line of a JSONL file)."""
+
+    path: str
+    offset: int
+    size: int
+    name: str = ""
+
+    def read(self) -> bytes:
+        """The bytes; raises BadSample when the file has become shorter or is gone."""
+        try:
+            with open(self.path, "rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        except OSError as error:
+            raise BadSample(f"cannot read {self}: {error.strerror}") from error
+        if len(data) < self.size:
+            raise BadSample(f"{self} is truncated: {len(data)} of {self.size} bytes")
+        return data
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.path}" if self.name else self.path
+
+
+class Box(NamedTuple):
+    """A box on the sample's picture, x1, y1, x2, y2 in 0..1, with the phrase it belongs to (or None)."""
+
+    phrase: str | None
+    corners: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file or folder, or its frames in order (each as an image value); `num_frames` of it are shown."""
+
+    source: Any
+    num_frames: int = 8
+
+    @property
+    def slots(self) -> int:
+        """How many frames the model sees."""
+        return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
+
+
+@dataclass(frozen=True)
+class Part:
+    """One piece of a sample.
+
+    `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a `Box`.
+    `learn` says whether the model is trained to produce it.
+    """
+
+    kind: Kind
+    value: Any
+    role: Role = "none"
+    learn: bool = False
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An ordered list of parts. Roles are all "none" (a document) or none of them is (a conversation).
+
+    `grounding` asks for answers with boxes. `notes` says what the importer left out, for reports.
+    """
+
+    id: str
+    parts: tuple[Part, ...]
+    grounding: bool = False
+    source: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_chat(self) -> bool:
+        return any(part.role != "none" for part in self.parts)
+
+
+def picture_name(value: Any) -> str:
+    """How messages call a picture: its path or member name, never its bytes."""
+    if isinstance(value, FileSlice):
+        return str(value)
+    if isinstance(value, str | Path):
+        text = str(value)
+        return text if not text.startswith("data:") else f"{text[:24]}..."
+    return f"an image of {len(value)} bytes" if isinstance(value, bytes) else type(value).__name__

@@ -1,0 +1,43 @@
+"""Plain settings, shared by recipes and by Python users: one definition, no heavy imports."""
+
+from dataclasses import dataclass, field
+
+LM_LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass
+class LoraSettings:
+    """Low-rank adapters on linear layers."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    targets: list[str] = field(default_factory=lambda: list(LM_LINEARS))  # ends of layer names
+    use_dora: bool = False
+    use_rslora: bool = False
+
+
+@dataclass
+class OptimizerSettings:
+    """AdamW with warm-up; the defaults are those of Emu2-Chat (paper, table 8)."""
+
+    lr: float = 1e-5  # peak learning rate
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.98])
+    eps: float = 1e-6
+    weight_decay: float = 0.0  # the paper gives none
+    warmup_steps: int = 100  # optimizer steps of linear warm-up
+    schedule: str = "cosine"  # cosine | linear | constant, after the warm-up
+    min_lr_ratio: float = 0.0  # the schedule ends at this share of the peak
+    fused: bool = False  # one kernel for the whole update
+
+
+@dataclass
+class SourceSettings:
+    """One file, or set of tars, of samples."""
+
+    path: str = "???"  # a .json, .jsonl or .parquet file; tars: a path with * or {000..009}
+    format: str = "auto"  # an importer's name; auto looks at the first record
+    weight: float | None = None  # share of the mixture; all sources have one or none has
+    name: str | None = None  # for logs and the ledger; default the file's name
+    root: str | None = None  # folder of relative picture paths; default the file's own
+    system_message: str | None = None  # comprehensive | concise | none | a text; default comprehensive
