@@ -14,8 +14,8 @@ _FOLDER_MARKERS = ("meta.pt", "latest")  # what Lightning's sharded and DeepSpee
 
 
 class StepCheckpoint(StepCallback, Checkpoint):
-    """Writes `step=0000500.ckpt` every `every_n_steps` completed optimizer steps and after the last one, and keeps
-    the newest `keep_last`.
+    """Writes `step=0000500.ckpt` every `every_n_steps` completed optimizer steps and after the last one, also when
+    the run is stopped early, and keeps the newest `keep_last`.
 
     Lightning's ModelCheckpoint does not know, once resumed, which step it saved last, and saves that one again after
     the first micro-batch, in the middle of an accumulation window; it also forgets older files. Here a file is never
@@ -27,23 +27,14 @@ class StepCheckpoint(StepCallback, Checkpoint):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
-        self._saved_step: int | None = None
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._saved_step = None
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step % self.every_n_steps == 0 or trainer.global_step == trainer.max_steps:
-            self.save(trainer)
-
-    def save(self, trainer: Trainer) -> None:
-        """Write the state after `trainer.global_step` steps, once; to be called on all ranks, between two steps."""
-        if trainer.fast_dev_run or self._saved_step == trainer.global_step:
-            return
-        trainer.save_checkpoint(self.folder / f"step={trainer.global_step:07d}.ckpt")
-        self._saved_step = trainer.global_step
-        self._prune(trainer)
+        """Lightning calls checkpoint callbacks last, so the state of all others includes this step."""
+        step = trainer.global_step
+        due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
+        if due and not trainer.fast_dev_run:
+            trainer.save_checkpoint(self.folder / f"step={step:07d}.ckpt")
+            self._prune(trainer)
 
     def _prune(self, trainer: Trainer) -> None:
         """Remove older ones, and those of later steps: a run that went back to an earlier step has left them."""

@@ -1,4 +1,4 @@
-"""Stop with a save, at a moment when all ranks can."""
+"""Stop when asked to, at a moment when all ranks can."""
 
 import signal
 import threading
@@ -7,31 +7,24 @@ from collections.abc import Sequence
 from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
-from callbacks.checkpoint import StepCheckpoint
 from callbacks.steps import StepCallback
 
 
 class GracefulStop(StepCallback):
-    """On SIGINT or SIGTERM, on any rank, finishes the optimizer step, saves and ends the fit.
+    """On SIGINT or SIGTERM, on any rank, finishes the optimizer step and ends the fit; `StepCheckpoint` then saves.
 
     The handlers only raise a flag: saving inside one would catch a step half done, and Lightning's own, which talks
     to the other ranks from inside the handler, hangs them (so it is replaced while the fit lasts). A second SIGINT
     interrupts at once. Put it first in the list of callbacks, so that its handlers are there before any long work.
 
     Args:
-        checkpoint: where the last state goes; None stops without a save.
         signals: what to listen to.
 
     Attributes:
         stopped: the last fit ended here and not at its last step.
     """
 
-    def __init__(
-        self,
-        checkpoint: StepCheckpoint | None = None,
-        signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM),
-    ):
-        self.checkpoint = checkpoint
+    def __init__(self, signals: Sequence[signal.Signals] = (signal.SIGINT, signal.SIGTERM)):
         self.signals = tuple(signals)
         self.stopped = False
         self._received: signal.Signals | None = None
@@ -52,12 +45,13 @@ class GracefulStop(StepCallback):
         anyone = trainer.strategy.reduce_boolean_decision(self._received is not None, all=False)
         if not anyone or trainer.global_step == trainer.max_steps:  # the last step ends by itself
             return
-        rank_zero_info(f"Stopping after step {trainer.global_step}; the state is saved, the same command goes on.")
-        if self.checkpoint is not None:
-            self.checkpoint.save(trainer)
+        rank_zero_info(f"{self._received_name()}: stopping after step {trainer.global_step}")
         self.stopped = True
         trainer.should_stop = True
         trainer.limit_val_batches = 0  # Lightning would validate first, longer than a scheduler may wait
+
+    def _received_name(self) -> str:
+        return self._received.name if self._received else "A signal to another rank"
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._restore()

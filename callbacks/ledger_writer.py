@@ -14,24 +14,20 @@ class DataLedger(StepCallback):
     """Writes what the batches carry under `skipped` (source, id, reason, ...) to a JSON-lines file, from all ranks.
 
     A bad validation sample is written once, with `split: validation`.
-
-    Attributes:
-        skipped_samples: skipped training samples of the whole run, earlier sessions included.
     """
 
     def __init__(self, path: str | Path):
         self.records = StepRecords(path)
-        self.skipped_samples = 0
         self._pending: list[dict[str, Any]] = []
         self._known: set[tuple[str, str]] = set()  # validation samples in the file
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pending, self._known, self.skipped_samples = [], set(), 0
+        self._pending, self._known = [], set()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         if trainer.is_global_zero and not trainer.fast_dev_run:
-            self._note(self.records.rewind(trainer.global_step))
+            self._remember(self.records.rewind(trainer.global_step))
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -56,21 +52,19 @@ class DataLedger(StepCallback):
         pending, self._pending = self._pending, []
         if not trainer.strategy.reduce_boolean_decision(bool(pending), all=False):
             return
-        if trainer.is_global_zero or trainer.world_size > 1:
-            pending = _gather(pending, trainer.world_size)
+        pending = _gather(pending, trainer.world_size)
         if trainer.is_global_zero:
             fresh = [{"step": trainer.global_step, **entry} for entry in pending if _key(entry) not in self._known]
-            self._note(fresh)
+            self._remember(fresh)
             if not trainer.fast_dev_run:
                 self.records.append(fresh)
 
-    def _note(self, entries: list[dict[str, Any]]) -> None:
-        validation = [entry for entry in entries if entry.get("split") == "validation"]
-        self._known.update(map(_key, validation))
-        self.skipped_samples += len(entries) - len(validation)
+    def _remember(self, entries: list[dict[str, Any]]) -> None:
+        self._known.update(key for key in map(_key, entries) if key is not None)
 
 
 def _key(entry: dict[str, Any]) -> tuple[str, str] | None:
+    """What a validation sample is known by; a training sample is written each time it is drawn."""
     return (entry["source"], entry["id"]) if entry.get("split") == "validation" else None
 
 

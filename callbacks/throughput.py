@@ -22,7 +22,7 @@ class Throughput(StepCallback):
     """
 
     def __init__(self):
-        self._totals = {"samples": 0, "tokens": 0, "seconds": 0.0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
+        self._state = {"samples": 0, "tokens": 0, "seconds": 0.0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -63,11 +63,11 @@ class Throughput(StepCallback):
         for name, value in step.items():
             self._recent[name] += value
         for name in ("samples", "tokens", "seconds"):
-            self._totals[name] += step[name]
+            self._state[name] += step[name]
         now = time.perf_counter()
-        self._totals["wall_seconds"] += now - self._wall_mark
+        self._state["wall_seconds"] += now - self._wall_mark
         self._wall_mark = now
-        self._totals["peak_memory_bytes"] = max(self._totals["peak_memory_bytes"], peak_memory_bytes(pl_module.device))
+        self._state["peak_memory_bytes"] = max(self._state["peak_memory_bytes"], peak_memory_bytes(pl_module.device))
         self._counts.zero_()
         self._busy = self._waited = 0.0
         if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:
@@ -79,31 +79,31 @@ class Throughput(StepCallback):
         self.log("throughput/learned_tokens_per_second", recent["learned"] / seconds)
         self.log("throughput/samples_per_second", recent["samples"] / seconds)
         self.log("throughput/data_wait", recent["waited"] / seconds)
-        self.log("throughput/peak_memory_gib", self._totals["peak_memory_bytes"] / _GIB)
+        self.log("throughput/peak_memory_gib", self._state["peak_memory_bytes"] / _GIB)
         self._clear_recent()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        peak = torch.tensor(self._totals["peak_memory_bytes"], device=pl_module.device)
-        self._totals["peak_memory_bytes"] = int(trainer.strategy.reduce(peak, reduce_op="max"))
-        self._totals["wall_seconds"] += time.perf_counter() - self._wall_mark
+        peak = torch.tensor(self._state["peak_memory_bytes"], device=pl_module.device)
+        self._state["peak_memory_bytes"] = int(trainer.strategy.reduce(peak, reduce_op="max"))
+        self._state["wall_seconds"] += time.perf_counter() - self._wall_mark
 
-    def summary(self) -> dict[str, float]:
+    def totals(self) -> dict[str, float]:
         """Totals of the run, earlier sessions included: samples and tokens drawn, seconds of training (validation
         and saves included in `wall_seconds` only), the highest peak memory of a rank in bytes."""
-        totals = self._totals
+        state = self._state
         return {
-            "consumed_samples": totals["samples"],
-            "consumed_tokens": totals["tokens"],
-            "wall_seconds": totals["wall_seconds"],
-            "tokens_per_second": totals["tokens"] / totals["seconds"] if totals["seconds"] else 0.0,
-            "peak_memory_bytes": totals["peak_memory_bytes"],
+            "consumed_samples": state["samples"],
+            "consumed_tokens": state["tokens"],
+            "wall_seconds": state["wall_seconds"],
+            "tokens_per_second": state["tokens"] / state["seconds"] if state["seconds"] else 0.0,
+            "peak_memory_bytes": state["peak_memory_bytes"],
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self._totals)
+        return dict(self._state)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._totals.update(state_dict)
+        self._state.update(state_dict)
 
 
 def peak_memory_bytes(device: torch.device) -> int:

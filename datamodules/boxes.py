@@ -1,4 +1,4 @@
-"""ms-swift's grounding: `objects` with `<ref-object>` and `<bbox>` placeholders, consumed from left to right."""
+"""ms-swift's grounding: `objects` for `<ref-object>` and `<bbox>` placeholders, from left to right."""
 
 import re
 from typing import Any
@@ -32,14 +32,16 @@ def _split(part: Part, refs: Any, boxes: Any) -> list[Part]:
     for piece in PLACEHOLDERS.split(part.value):
         if PLACEHOLDERS.fullmatch(piece):
             phrase = str(next(refs)) if piece.startswith("<ref") else None
-            parts.append(Part("box", Box(phrase, next(boxes))) if piece.endswith("<bbox>") else Part("text", phrase))
+            parts.append(
+                Part("box", Box(phrase, next(boxes))) if piece.endswith("<bbox>") else Part("text", phrase)
+            )
         elif piece:
             parts.append(Part("text", piece))
     return parts
 
 
 def _boxes(objects: dict[str, Any], images: list[Any]) -> list[tuple[float, float, float, float]]:
-    """Boxes in 0..1; `bbox_type: real` (the default) gives them in pixels of the picture `image_id` (default 0)."""
+    """Boxes in 0..1; `bbox_type: real` (default) gives them in pixels of image `image_id` (default 0)."""
     boxes = as_list(objects.get("bbox"))
     which = as_list(objects.get("image_id")) or [0] * len(boxes)
     if len(which) != len(boxes):

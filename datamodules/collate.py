@@ -14,7 +14,7 @@ from emu2_lit.samples.encoding import IGNORE, Encoded
 
 @dataclass(frozen=True)
 class Draw:
-    """What stands at a position of the order. `item` is None at a position behind the end of validation data."""
+    """What stands at a position of the order; `item` is None behind the end of validation data."""
 
     source: str
     epoch: int
@@ -25,11 +25,12 @@ class Collator:
     """Collates a micro-batch of B draws into a dict.
 
     input_ids, attention_mask, labels: (B, T) int64; visual_targets_mask: (B, T) bool, all right-padded;
-    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, absent where there
-    are none; and Python lists: sample_ids, sources, epochs, skipped (dicts: source, id, reason, position). A draw
-    without a sample is a row of BOS alone, without labels.
+    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, absent where
+        there are none; and Python lists: sample_ids, sources, epochs, skipped (dicts: source, id, reason,
+        position, epoch). A draw without a sample is a row of BOS alone, without labels.
 
-    A UserError is returned in place of the batch: raised here, in a worker, it would reach the user as a traceback.
+    A UserError is returned in place of the batch: raised here, in a worker, it would reach the user as a
+    traceback.
     """
 
     def __init__(self, bos_id: int, pad_id: int):

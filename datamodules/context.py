@@ -1,4 +1,4 @@
-"""What an importer knows about where its record comes from: ids, and how names of pictures become pictures."""
+"""What an importer knows about where its record comes from: ids, and how to find its pictures."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +25,7 @@ class Context:
         return str(own) if own not in (None, "") else self.label
 
     def image(self, value: Any) -> Any:
-        """A lazily read image: a path, bytes, data URI or FileSlice. Raises BadSample for what cannot be one."""
+        """A lazily read image: a path, bytes, data URI or FileSlice. BadSample for what cannot be one."""
         if isinstance(value, dict):
             value = next((value[key] for key in ("bytes", "path", "url", "image") if value.get(key)), None)
         if isinstance(value, bytes | FileSlice) or (isinstance(value, str) and value.startswith("data:")):
@@ -33,7 +33,9 @@ class Context:
         if not isinstance(value, str) or not value:
             raise BadSample(f"an image must be a path, a data URI or bytes, not {value!r}")
         if value.startswith(("http://", "https://")):
-            raise BadSample(f"{value}: pictures are not downloaded while training; store them beside the data")
+            raise BadSample(
+                f"{value}: pictures are not downloaded while training; store them beside the data"
+            )
         if self.members:
             return self._member(value)
         return str(self.root / value.removeprefix("file://"))
@@ -52,4 +54,6 @@ class Context:
         for suffix in (name, file, file.removeprefix(f"{stem}.")):
             if suffix.lower() in self.members:
                 return self.members[suffix.lower()]
-        raise BadSample(f"the json names the image {name!r}, but the sample has only: {', '.join(self.members)}")
+        raise BadSample(
+            f"the json names the image {name!r}, but the sample has only: {', '.join(self.members)}"
+        )

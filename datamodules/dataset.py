@@ -17,12 +17,19 @@ class SampleDataset(Dataset):
     """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot."""
 
     def __init__(
-        self, sources: list[Source], order: Callable[[int], tuple[int, int, int]], processor: Any, max_length: int
+        self,
+        sources: list[Source],
+        order: Callable[[int], tuple[int, int, int] | None],
+        processor: Any,
+        max_length: int,
     ):
         self.sources, self.order, self.processor, self.max_length = sources, order, processor, max_length
 
     def __getitem__(self, position: int) -> Draw | UserError:
-        place, index, epoch = self.order(position)
+        drawn = self.order(position)
+        if drawn is None:
+            return Draw("", 0, None)
+        place, index, epoch = drawn
         source = self.sources[place]
         id = source.label(index)
         try:
@@ -30,6 +37,6 @@ class SampleDataset(Dataset):
             id = sample.id
             return Draw(source.name, epoch, encode(sample, self.processor, self.max_length))
         except BadSample as error:
-            return Draw(source.name, epoch, Skipped(source.name, id, str(error), position))
+            return Draw(source.name, epoch, Skipped(source.name, id, str(error), position, epoch))
         except UserError as error:
             return error

@@ -13,12 +13,13 @@ MIN_BAD = 3
 
 @dataclass(frozen=True)
 class Skipped:
-    """A sample that left its slot empty: where it was drawn and why it could not be used."""
+    """A sample that left its slot empty: where and in which epoch it was drawn, and why it is bad."""
 
     source: str
     id: str
     reason: str
     position: int
+    epoch: int = 0
 
 
 class Ledger:
@@ -38,8 +39,9 @@ class Ledger:
 class Budget:
     """Stops a run when more than `share` of a source is bad.
 
-    Samples count in the first epoch of their source, each once. A share measured on part of a source is held against
-    the limit plus three standard deviations, so that chance alone stops no run; at least MIN_BAD samples are needed.
+    Samples count in the first epoch of their source, each once. A share measured on part of a source is held
+    against the limit plus three standard deviations, so that chance alone stops no run; at least MIN_BAD
+    samples are needed.
     """
 
     def __init__(self, share: float, sizes: dict[str, int]):

@@ -1,64 +1,71 @@
-"""Batches by arithmetic, and windows: the micro-batches of one optimizer step with the step's target counts."""
+"""Loaders: windows of micro-batches for training, with the target counts of their step; validation."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader
 
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
 from datamodules.ledger import Budget, Skipped
+from datamodules.ranks import all_reduced, gathered
+from datamodules.split import Split, StepBatches
 from emu2_lit.errors import UserError
-from emu2_lit.samples.seeding import hash_seed
 
 
-@dataclass(frozen=True)
-class Split:
-    """How the samples of one optimizer step are dealt out; which samples they are does not depend on it."""
-
-    micro_batch_size: int
-    accumulation: int = 1
-    world_size: int = 1
-    rank: int = 0
-
-    @property
-    def global_batch_size(self) -> int:
-        return self.micro_batch_size * self.accumulation * self.world_size
-
-    def positions(self, first: int, micro_batch: int) -> list[int]:
-        """This rank's positions in micro-batch `micro_batch` of the step whose samples begin at `first`."""
-        start = first + (micro_batch * self.world_size + self.rank) * self.micro_batch_size
-        return list(range(start, start + self.micro_batch_size))
+def batches(
+    dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int
+) -> DataLoader:
+    """A torch DataLoader that leaves the process's own random generator alone."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=workers,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
+class ValidationLoader:
+    """A sized iterable of batches over fixed positions."""
+
+    def __init__(self, dataset: SampleDataset, sampler: list[list[int]], collate: Collator, workers: int = 0):
+        self.sampler = sampler
+        self.loader = batches(dataset, sampler, collate, workers)
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return map(_checked, self.loader)
+
+
+@dataclass
 class WindowLoader:
     """The training loader: a sized iterable of micro-batches that begins wherever the run stands.
 
-    Every batch carries `window`: {"text_targets", "visual_targets", "micro_batches", "step", "micro_batch"}; the
-    target counts are those of the whole optimizer step, over all ranks, known before its first backward.
+    Every batch carries `window`: {"text_targets", "visual_targets", "micro_batches", "step", "micro_batch"};
+    the target counts are those of the whole optimizer step, over all ranks, known before its first backward.
 
-    Args:
-        steps: optimizer steps of one pass; `len` is `steps * accumulation`, which Lightning must see: of a loader
+    Attributes:
+        steps: optimizer steps of one pass; `len` is `steps * accumulation`, which Lightning must see: of a
+            loader
             without length it fetches one batch ahead of what it has trained.
         begin: gives (global step, samples consumed) when an iteration starts; all state is there.
+        budget: counts bad samples over all ranks and ends the run, on every rank, when a source has too many.
     """
 
-    def __init__(
-        self,
-        dataset: SampleDataset,
-        collate: Collator,
-        split: Split,
-        steps: int,
-        begin: Callable[[], tuple[int, int]],
-        budget: Budget,
-        workers: int = 0,
-    ):
-        self.dataset, self.collate, self.split, self.steps = dataset, collate, split, steps
-        self.begin, self.budget, self.workers = begin, budget, workers
+    dataset: SampleDataset
+    collate: Collator
+    split: Split
+    steps: int
+    begin: Callable[[], tuple[int, int]]
+    budget: Budget
+    workers: int = 0
 
     def __len__(self) -> int:
         return self.steps * self.split.accumulation
@@ -66,9 +73,10 @@ class WindowLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         first_step, consumed = self.begin()
         steps = self.steps - first_step % self.steps
-        batches = iter(make_loader(self.dataset, self._positions(consumed, steps), self.collate, self.workers))
+        sampler = StepBatches(self.split, consumed, steps)
+        source = map(_checked, batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
-            window = [checked(next(batches)) for _ in range(self.split.accumulation)]
+            window = [next(source) for _ in range(self.split.accumulation)]
             text_targets, visual_targets = self._count(window)
             for place, batch in enumerate(window):
                 batch["window"] = {
@@ -81,27 +89,41 @@ class WindowLoader:
                 yield batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the data state is the data module's counters. Lightning warns about loaders without the method."""
+        """Nothing: the state is the data module's counter. Lightning warns where the method is absent."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
 
-    def _positions(self, consumed: int, steps: int) -> list[list[int]] | Iterator[list[int]]:
-        size = self.split.global_batch_size
-        return _Lazy(
-            steps * self.split.accumulation,
-            lambda i: self.split.positions(consumed + i // self.split.accumulation * size, i % self.split.accumulation),
-        )
-
     def _count(self, window: list[dict[str, Any]]) -> tuple[int, int]:
-        """Targets of the window over all ranks; bad samples go to the budget, which may end the run on every rank."""
+        """Text and visual targets of the window over all ranks; the same exchange feeds the budget."""
         names = list(self.budget.sizes)
         drawn, bad = _first_epoch_counts(window)
-        targets = [sum(column) for column in zip(*map(target_counts, window), strict=True)]
-        counts = all_reduced(targets + [drawn[name] for name in names] + [bad[name] for name in names])
-        self.budget.add(dict(zip(names, counts[2:], strict=False)), dict(zip(names, counts[2 + len(names) :], strict=True)))
+        text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
+        text, visual, *counts = all_reduced(
+            [text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)]
+        )
+        self.budget.add(
+            drawn=dict(zip(names, counts[: len(names)], strict=True)),
+            bad=dict(zip(names, counts[len(names) :], strict=True)),
+        )
         self.budget.remember([Skipped(**entry) for batch in window for entry in batch["skipped"]])
         for name in self.budget.exceeded():
             raise self.budget.error(name, gathered(self.budget.reasons[name]))
-        return counts[0], counts[1]
+        return text, visual
+
+
+def _first_epoch_counts(window: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
+    """Samples drawn and bad by source, in the first epoch of their source: there no sample occurs twice."""
+    drawn, bad = Counter[str](), Counter[str]()
+    for batch in window:
+        first = [epoch == 0 for epoch in batch["epochs"]]
+        drawn.update(source for source, counts in zip(batch["sources"], first, strict=True) if counts)
+        bad.update(entry["source"] for entry in batch["skipped"] if entry["epoch"] == 0)
+    return drawn, bad
+
+
+def _checked(batch: dict[str, Any] | UserError) -> dict[str, Any]:
+    if isinstance(batch, UserError):
+        raise batch
+    return batch

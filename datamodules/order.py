@@ -1,4 +1,4 @@
-"""The global order of samples as a pure function of (seed, sizes, weights): no buffers, no state but a position."""
+"""The global order of samples as a pure function of (seed, sizes, weights): no state but a position."""
 
 from bisect import bisect_right
 from fractions import Fraction
@@ -23,7 +23,7 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 @lru_cache(maxsize=32)
 def permutation(seed: int, size: int) -> np.ndarray:
-    """A permutation of range(size): the order of hashes, so that it never depends on a library's generator."""
+    """A permutation of range(size), as the order of hashes: it depends on no library's generator."""
     with np.errstate(over="ignore"):
         keys = splitmix64(np.arange(1, size + 1, dtype=np.uint64) + np.uint64(seed))
     return np.argsort(keys, kind="stable")
@@ -46,7 +46,8 @@ def integer_shares(weights: list[float]) -> list[int]:
 def schedule(shares: list[int]) -> list[int]:
     """One period of the mixture: which source each draw comes from.
 
-    Balinski and Young's quota method: at every draw the count of each source is its exact quota rounded down or up.
+    Balinski and Young's quota method: at every draw the count of each source is its exact quota rounded down
+    or up.
     """
     period, counts, draws = sum(shares), [0] * len(shares), []
     for drawn in range(1, period + 1):
@@ -58,11 +59,12 @@ def schedule(shares: list[int]) -> list[int]:
 
 
 class GlobalOrder:
-    """Maps a global position (0, 1, 2, ... without end) to (source, index in the source, epoch of the source).
+    """Maps a global position (0, 1, 2, ... without end) to (source, index in the source, epoch of the
+    source).
 
-    Without weights one epoch is a permutation of all sources together. With weights sources alternate in a fixed
-    schedule whose counts are within one of the exact proportion at every position, and each source is permuted
-    anew whenever it has been used up.
+    Without weights one epoch is a permutation of all sources together. With weights sources alternate in a
+    fixed schedule whose counts are within one of the exact proportion at every position, and each source is
+    permuted anew whenever it has been used up.
     """
 
     def __init__(self, sizes: list[int], weights: list[float] | None = None, seed: int = 0):

@@ -1,4 +1,4 @@
-"""Indexable files of records: JSON lists, JSON lines, Parquet. Only offsets and bytes are held, no Python objects."""
+"""Indexable files of records (JSON lists, JSON lines, Parquet), held as bytes and offsets."""
 
 import json
 from collections.abc import Iterable
@@ -12,14 +12,16 @@ from emu2_lit.samples.sample import BadSample, FileSlice
 
 
 class PackedRecords:
-    """Records as one blob of JSON with offsets: shared by forked workers, where a list of dicts would be copied."""
+    """Records as one blob of JSON with offsets: forked workers share it, and would copy a list of dicts."""
 
     def __init__(self, blob: bytes, ends: np.ndarray):
         self.blob, self.ends = blob, ends
 
     @classmethod
     def pack(cls, records: Iterable[Any]) -> "PackedRecords":
-        encoded = [json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records]
+        encoded = [
+            json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records
+        ]
         return cls(b"".join(encoded), np.cumsum([len(item) for item in encoded], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -35,7 +37,7 @@ class PackedRecords:
 
 
 class JsonLines:
-    """A JSON-lines file, read by offset; blank lines are not records. A broken line is a BadSample when asked for."""
+    """A JSON-lines file, read by offset. Blank lines are left out; a broken one is a BadSample."""
 
     def __init__(self, path: Path):
         self.path = str(path)
@@ -45,7 +47,9 @@ class JsonLines:
                 if line.strip():
                     starts.append(offset), sizes.append(len(line)), numbers.append(number)
                 offset += len(line)
-        self.starts, self.sizes, self.numbers = (np.array(column, np.int64) for column in (starts, sizes, numbers))
+        self.starts, self.sizes, self.numbers = (
+            np.array(column, np.int64) for column in (starts, sizes, numbers)
+        )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -68,7 +72,9 @@ class ParquetRecords:
         try:
             from pyarrow import ArrowInvalid, parquet
         except ImportError as error:
-            raise UserError(f"{path}: Parquet files need the extra `parquet`: pip install emu2-lit[parquet]") from error
+            raise UserError(
+                f"{path}: Parquet files need the extra `parquet`: pip install emu2-lit[parquet]"
+            ) from error
         try:
             self.table = parquet.read_table(path, memory_map=True)
         except ArrowInvalid as error:
@@ -98,7 +104,9 @@ def read_json(path: Path) -> PackedRecords | JsonLines:
     except json.JSONDecodeError as error:
         if _is_object(text.lstrip().split("\n", 1)[0]):
             return JsonLines(path)
-        raise UserError(f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+        raise UserError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
+        ) from error
     if isinstance(records, dict):
         records = [records]
     if not isinstance(records, list):

@@ -9,12 +9,13 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from emu2_lit.model.chat_template import SYSTEM_MESSAGES
+
 from datamodules.context import Context
 from datamodules.importers import check_format, import_record
 from datamodules.records import READERS
 from datamodules.tars import TarRecords
 from emu2_lit.errors import UserError
-from emu2_lit.model.chat_template import SYSTEM_MESSAGES
 from emu2_lit.samples.sample import Part, Sample
 
 _READERS = {**READERS, ".tar": TarRecords}
@@ -26,8 +27,10 @@ _PROBE_BYTES = 1 << 16
 class SourceSettings:
     """Where samples come from.
 
-    path: a .json, .jsonl, .parquet or .tar file; for several, a glob or a brace list ("shard-{000..011}.tar").
-    format: an importer's name, or auto (decided by each record's keys); of a tar, the format of its json files.
+    path: a .json, .jsonl, .parquet or .tar file; for several, a glob or a brace list
+        ("shard-{000..011}.tar").
+    format: an importer's name, or auto (decided by each record's keys); of a tar, the format of its json
+        files.
     weight: this source's share of the samples drawn; all sources have one or none has.
     root: folder of relative picture names (default: the file's own).
     system_message: comprehensive, concise, none or a text of one's own, where a sample brings none.
@@ -90,13 +93,15 @@ class Source:
 
 
 def open_sources(settings: list[SourceSettings]) -> list[Source]:
-    """All sources of a mixture. Raises UserError for weights that only some have, or that are not positive."""
+    """All sources of a mixture. UserError for weights that only some have or that are not positive."""
     weights = [item.weight for item in settings]
     if any(weight is None for weight in weights) and any(weight is not None for weight in weights):
         raise UserError("give every data source a weight, or none of them")
     for item in settings:
         if item.weight is not None and not item.weight > 0:
-            raise UserError(f"data source {item.name or item.path}: weight must be positive, not {item.weight}")
+            raise UserError(
+                f"data source {item.name or item.path}: weight must be positive, not {item.weight}"
+            )
     sources = [Source(item) for item in settings]
     return _with_own_names(sources)
 
@@ -115,9 +120,15 @@ def find_files(pattern: str) -> list[Path]:
     found: list[Path] = []
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        matches = (
+            [path]
+            if path.exists()
+            else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        )
         if not matches:
-            raise UserError(f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else ""))
+            raise UserError(
+                f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else "")
+            )
         found += matches
     return found
 
@@ -156,5 +167,3 @@ def _fingerprint(paths: list[Path], ends: list[int]) -> str:
             file.seek(max(0, size - _PROBE_BYTES))
             digest.update(file.read(_PROBE_BYTES))
     return digest.hexdigest()
-
-

@@ -1,7 +1,7 @@
 """WebDataset tars read at random through an index of offsets that is made once per file.
 
-Naming rules (evaluation_and_data: WebDataset): consecutive members that share a key are one sample; the key is the
-path up to the first dot of the file name, the suffix is the rest in lower case.
+Naming rules (evaluation_and_data: WebDataset): consecutive members that share a key are one sample; the key
+is the path up to the first dot of the file name, the suffix is the rest in lower case.
 """
 
 import os
@@ -24,7 +24,8 @@ INDEX_VERSION = 1
 class TarRecords:
     """The samples of a tar as records {"__key__", "members": {suffix: FileSlice}}.
 
-    A truncated tar gives what is readable, and one record more that is a BadSample saying where the damage is.
+    A truncated tar gives what is readable, and one record more that is a BadSample saying where the damage
+    is.
     """
 
     def __init__(self, path: Path, cache: Path | None = None):
@@ -89,7 +90,7 @@ class _Damaged(Exception):
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, int]]:
-    """Regular members as (name, offset of the data, size); hidden files and `__meta__` entries are left out."""
+    """Regular members as (name, offset of the data, size), without hidden files and `__meta__` entries."""
     end = path.stat().st_size
     try:
         archive = tarfile.open(path, "r:")
@@ -143,7 +144,7 @@ def _cached_index(path: Path, cache: Path) -> PackedRecords:
 
 
 def _store(target: Path, records: PackedRecords) -> None:
-    """Publish the index whole or not at all; several processes may do so at once. No place to write: no cache."""
+    """Publish the index whole or, where nothing can be written, not at all; several processes may do so."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:

@@ -59,8 +59,8 @@ def as_list(value: Any) -> list[Any]:
 def place_media(messages: list[Message], images: list[Any], videos: list[Any], first: bool = False) -> None:
     """Put images and videos where the tags of the texts stand, in order.
 
-    With `first` (LLaVA, ms-swift), media without any tag go before the text of the first user turn. Any other difference
-    between tags and media is a BadSample with both numbers.
+    With `first` (LLaVA, ms-swift), media without any tag go before the text of the first user turn. Any other
+    difference between tags and media is a BadSample with both numbers.
     """
     for kind, media in (("image", images), ("video", videos)):
         count = sum(part.value.count(f"<{kind}>") for part in _texts(messages))
@@ -98,8 +98,8 @@ def _split(part: Part, queues: dict[str, Iterator[Any]]) -> Iterator[Part]:
 def conversation(id: str, messages: list[Message], notes: tuple[str, ...] = ()) -> Sample:
     """A chat Sample of alternating turns.
 
-    A system turn may only stand first; a last user turn without an answer is left out with a note. Assistant turns
-    are learned, except pictures in them (the chat objective does not draw).
+    A system turn may only stand first; a last user turn without an answer is left out with a note. Assistant
+    turns are learned, except pictures in them (the chat objective does not draw).
     """
     turns = [message for message in messages if message.role != "system"]
     if any(message.role == "system" for message in messages[1:]):

@@ -1,4 +1,4 @@
-"""ShareGPT as LLaMA-Factory reads it: {conversations: [{from, value}], images, videos, system}; tags = media."""
+"""ShareGPT as in LLaMA-Factory: {conversations: [{from, value}], images, videos, system}."""
 
 from typing import Any
 

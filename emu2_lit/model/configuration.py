@@ -232,14 +232,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         ),
     ),
     "tiny": dict(
-        n_query=4, v_query=4, base_vocab_size=_TINY_VOCABULARY,
+        n_query=4, v_query=4, base_vocab_size=_TINY_VOCABULARY, initializer_range=0.05,
         vision_config=dict(
             image_size=56, patch_size=14, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
             intermediate_size=256,
         ),
         text_config=dict(
             vocab_size=_TINY_VOCABULARY + 272, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
-            num_attention_heads=4, max_position_embeddings=2048, rms_norm_eps=1e-6,
+            num_attention_heads=4, max_position_embeddings=2048, rms_norm_eps=1e-6, initializer_range=0.05,
         ),
     ),
 }  # fmt: skip

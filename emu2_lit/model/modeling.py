@@ -260,9 +260,10 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
 
     # -- weights ---------------------------------------------------------------------------------------------
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype=None, device_map=None, quantization: str | None = None, **kwargs):
-        """Read a Hugging Face folder, published or ours, streaming and strict; see `loading.load_model`."""
-        return loading.load_model(cls, folder, dtype=dtype, device_map=device_map, quantization=quantization, **kwargs)
+    def from_pretrained(cls, folder: str | Path, **kwargs):
+        """Read a Hugging Face folder, published or ours, streaming and strict: `dtype`, `device_map`, `quantization`
+        and more as in `loading.load_model`."""
+        return loading.load_model(cls, folder, **kwargs)
 
     @classmethod
     def from_native(cls, file: str | Path, config: Emu2Config, dtype=None, **kwargs):

@@ -1,6 +1,7 @@
 """Recipes: what a run is, as a typed document."""
 
 from emu2_lit.recipe import catalog
+from emu2_lit.recipe.catalog import is_recipe, names
 from emu2_lit.recipe.check import required_keys
 from emu2_lit.recipe.load import load, read
 from emu2_lit.recipe.rules import missing_files
@@ -32,8 +33,10 @@ __all__ = [
     "TrainerSection",
     "TuningSection",
     "catalog",
+    "is_recipe",
     "load",
     "missing_files",
+    "names",
     "read",
     "required_keys",
     "save",

@@ -2,7 +2,7 @@
 
 A shipped recipe `chat/lora` is the file `chat/lora.yaml` of the recipe folder, which is package data in an
 installed kit and lies beside the package in a checkout. The comment lines at its top are its header: what it
-does, then `Key: value` lines such as `Command:`, `Hardware:` and `Measured:`.
+does in one line, the commands that run it, and a paragraph `For: ...` on hardware and what was measured.
 """
 
 from difflib import get_close_matches
@@ -66,16 +66,16 @@ def description(name: str | Path) -> str:
     return next((line for line in header(name) if line), "")
 
 
-def facts(name: str | Path) -> dict[str, str]:
-    """The `Key: value` lines of the header; a line that is indented goes on the one before."""
-    found: dict[str, str] = {}
-    for line in header(name)[1:]:
-        key, colon, value = line.partition(": ")
-        if colon and key.replace(" ", "").isalpha() and key[0].isupper():
-            found[key] = value.strip()
-        elif found and line:
-            found[next(reversed(found))] += f" {line}"
-    return found
+def commands(name: str | Path) -> list[str]:
+    """The command lines of the header: those that run the recipe."""
+    return [line for line in header(name) if line.startswith(("emu2-lit ", "make "))]
+
+
+def hardware(name: str | Path) -> str:
+    """What the header says of the machine it is for and of what was measured there: its paragraph `For: ...`."""
+    text = "\n".join(header(name))
+    paragraphs = [" ".join(paragraph.split()) for paragraph in text.split("\n\n")]
+    return next((p.removeprefix("For: ") for p in paragraphs if p.startswith("For: ")), "")
 
 
 def _hint(name: Path) -> str:

@@ -35,15 +35,15 @@ def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recip
 def read(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
     """The resolved recipe as plain values, defaults included; `???` where a value is still to be given."""
     file = catalog.path(name)
-    given = apply(_read_yaml(file), overrides)
-    values = _resolve(given, catalog.name_of(file), file)
-    from_command_line = keys_of(overrides)
-    found = [
-        f"{'command line' if _covers(from_command_line, key) else file}: {key}: {message}"
-        for key, message in problems(values)
-    ]
-    if found:
-        raise UserError("\n".join(found))
+    written = _read_yaml(file)
+    values = _resolve(apply(written, overrides), catalog.name_of(file), file)
+    overridden = keys_of(overrides)
+    wrong = []
+    for key, message in problems(values):
+        in_file = _holds(written, key) and not _covers(overridden, key)
+        wrong.append(f"{file if in_file else 'command line'}: {key}: {message}")
+    if wrong:
+        raise UserError("\n".join(wrong))
     complete = OmegaConf.merge(OmegaConf.structured(Recipe), values)  # the lists' items get their defaults
     return OmegaConf.to_container(complete)
 
@@ -78,6 +78,18 @@ def _without_null_run(given: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(given.get("run"), dict):
         return given
     return given | {"run": {key: value for key, value in given["run"].items() if value is not None}}
+
+
+def _holds(values: Any, key: str) -> bool:
+    """Whether nested values have an entry for a dotted key."""
+    for name in key.split("."):
+        if isinstance(values, list) and name.isdigit() and int(name) < len(values):
+            values = values[int(name)]
+        elif isinstance(values, dict) and name in values:
+            values = values[name]
+        else:
+            return False
+    return True
 
 
 def _covers(given: set[str], key: str) -> bool:

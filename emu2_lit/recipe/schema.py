@@ -37,7 +37,7 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat"] = "chat"  # chat: cross-entropy of the text that is marked as learned
+    objective: Literal["chat", "caption"] = "chat"  # chat: answers of conversations; caption: documents
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base

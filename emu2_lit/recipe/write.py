@@ -46,5 +46,6 @@ def _lines(values: dict[str, Any], kind: type, indent: str = "") -> Iterator[str
 
 def _scalar(value: Any) -> str:
     """One line of YAML for a scalar or a list of them."""
-    text = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    style = '"' if isinstance(value, str) and "\n" in value else None  # the others would take several lines
+    text = yaml.safe_dump(value, default_flow_style=True, default_style=style, width=float("inf"), allow_unicode=True)
     return text.removesuffix("\n").removesuffix("\n...")

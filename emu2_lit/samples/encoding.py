@@ -1,4 +1,4 @@
-"""A Sample becomes ids, labels and pixel values. Labels are made with the ids, never looked for afterwards."""
+"""A Sample becomes ids, labels and pixel values; labels are made with the ids, never looked for after."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -62,18 +62,22 @@ def part_segments(part: Part) -> list[Segment]:
     return [Segment(part.kind, text, learn=part.learn)]
 
 
-def encode(sample: Sample, processor: Any, max_length: int | None = None, for_generation: bool = False) -> Encoded:
+def encode(
+    sample: Sample, processor: Any, max_length: int | None = None, for_generation: bool = False
+) -> Encoded:
     """Encode a sample.
 
-    A conversation that is longer than `max_length` loses whole trailing turns. Pictures are read last, and only
-    those that are left. Raises BadSample when nothing that fits is learned or a picture cannot be read.
+    A conversation that is longer than `max_length` loses whole trailing turns. Pictures are read last, and
+    only those that are left. Raises BadSample when nothing that fits is learned or a picture cannot be read.
 
     Args:
         processor: an Emu2Processor.
         for_generation: the sample ends in a question; it has no labels and is never cut.
     """
     ids, learn = processor.encode_segments(to_segments(sample))
-    length = _fitting_length(ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation)
+    length = _fitting_length(
+        ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation
+    )
     input_ids, learned = torch.tensor(ids[:length]), torch.tensor(learn[:length])
     if not for_generation and not learned.any():
         raise BadSample("nothing to learn" + (f" within {max_length} tokens" if length < len(ids) else ""))
@@ -84,7 +88,9 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         labels=torch.where(learned & ~slots, input_ids, IGNORE),
         visual_targets_mask=learned & slots,
         pixel_values=_pixels(_images(sample), int(slots.sum()) // processor.n_query, processor.image_size),
-        video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
+        video_pixel_values=_pixels(
+            _frames(sample), int(frames.sum()) // processor.v_query, processor.image_size
+        ),
         sample_id=sample.id,
         source=sample.source,
         dropped_tokens=len(ids) - length,
@@ -108,7 +114,9 @@ def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut
         return len(ids)
     ends = [place for place, token in enumerate(ids[:max_length], 1) if token == eos_id] if may_cut else []
     if not ends:
-        raise BadSample(f"{len(ids)} tokens are more than max_length {max_length}, and no turn can be dropped")
+        raise BadSample(
+            f"{len(ids)} tokens are more than max_length {max_length}, and no turn can be dropped"
+        )
     return ends[-1]
 
 

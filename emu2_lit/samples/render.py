@@ -12,12 +12,17 @@ def spans(encoded: Encoded, processor: Any) -> list[tuple[str, bool]]:
     tokenizer = processor.tokenizer
     learned = ((encoded.labels != IGNORE) | encoded.visual_targets_mask).tolist()
     pairs = zip(encoded.input_ids.tolist(), learned, strict=True)
-    return [(_text([id for id, _ in run], tokenizer), flag) for flag, run in groupby(pairs, key=lambda pair: pair[1])]
+    return [
+        (_text([id for id, _ in run], tokenizer), flag)
+        for flag, run in groupby(pairs, key=lambda pair: pair[1])
+    ]
 
 
 def marked(encoded: Encoded, processor: Any, opening: str = "⟦", closing: str = "⟧") -> str:
     """One string in which learned stretches stand between `opening` and `closing`."""
-    return "".join(f"{opening}{text}{closing}" if learned else text for text, learned in spans(encoded, processor))
+    return "".join(
+        f"{opening}{text}{closing}" if learned else text for text, learned in spans(encoded, processor)
+    )
 
 
 def _text(ids: list[int], tokenizer: Any) -> str:

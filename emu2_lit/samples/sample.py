@@ -46,7 +46,7 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True)
 class Video:
-    """A video file or folder, or its frames in order (each as an image value); `num_frames` of it are shown."""
+    """A video file or folder, or its frames in order (image values); `num_frames` of it are shown."""
 
     source: Any
     num_frames: int = 8
@@ -54,15 +54,19 @@ class Video:
     @property
     def slots(self) -> int:
         """How many frames the model sees."""
-        return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
+        return (
+            min(len(self.source), self.num_frames)
+            if isinstance(self.source, list | tuple)
+            else self.num_frames
+        )
 
 
 @dataclass(frozen=True)
 class Part:
     """One piece of a sample.
 
-    `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a `Box`.
-    `learn` says whether the model is trained to produce it.
+    `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a
+    `Box`. `learn` says whether the model is trained to produce it.
     """
 
     kind: Kind

@@ -4,7 +4,7 @@ import hashlib
 
 
 def hash_seed(*parts: object) -> int:
-    """A 63-bit seed from `parts` (their `str`); each part is length-prefixed, so ("ab", "c") != ("a", "bc")."""
+    """A 63-bit seed from the strings of `parts`; ("ab", "c") and ("a", "bc") differ."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         text = str(part).encode()

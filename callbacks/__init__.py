@@ -1,0 +1,15 @@
+"""What watches a run: Lightning callbacks, each usable with a plain Trainer."""
+
+from callbacks.answers import GeneratedAnswers
+from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
+from callbacks.graceful_stop import GracefulStop
+from callbacks.gradient_check import GradientCheck
+from callbacks.ledger_writer import DataLedger
+from callbacks.report import Report, write_report
+from callbacks.throughput import Throughput
+from callbacks.what_trains import WhatTrains
+
+__all__ = [
+    "DataLedger", "GeneratedAnswers", "GracefulStop", "GradientCheck", "Report", "StepCheckpoint", "Throughput",
+    "WhatTrains", "find_last_checkpoint", "write_report",
+]  # fmt: skip

@@ -1,0 +1,110 @@
+"""Pictures with question, answer and prediction, on one sheet."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from PIL import Image, ImageDraw, ImageFont
+
+_PICTURE = 168  # side of the square that a picture is fitted into, pixels
+_SMALL = 112  # smaller pictures are enlarged at least to this, by whole factors, so that their pixels stay sharp
+_MARGIN = 12
+_CELL = _PICTURE + 2 * _MARGIN
+_COLUMNS = 6
+_LINES = {"question": 4, "answer": 2, "prediction": 3}
+_LINE = 16
+_GREEN, _RED, _INK, _GREY, _PAPER = "#15803d", "#b91c1c", "#111827", "#6b7280", "#ffffff"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One sample to draw; `image` is None for a question about no picture."""
+
+    image: Image.Image | None
+    question: str
+    answer: str
+    prediction: str
+    correct: bool
+
+
+def draw_grid(cells: Iterable[Cell]) -> Image.Image:
+    """One RGB sheet, row by row; a green tick or a red cross beside the prediction says whether it is right."""
+    cells = list(cells)
+    columns = max(1, min(_COLUMNS, len(cells)))
+    height = _PICTURE + _LINE * sum(_LINES.values()) + 2 * _MARGIN
+    sheet = Image.new("RGB", (columns * _CELL, -(-max(1, len(cells)) // columns) * height), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.load_default(size=13)
+    for index, cell in enumerate(cells):
+        _draw_cell(sheet, draw, font, cell, index % columns * _CELL, index // columns * height)
+    return sheet
+
+
+def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, left: int, top: int) -> None:
+    left, top = left + _MARGIN, top + _MARGIN
+    if cell.image is not None:
+        picture = fit_picture(cell.image)
+        sheet.paste(picture, (left + (_PICTURE - picture.width) // 2, top + (_PICTURE - picture.height) // 2))
+    draw.rectangle((left - 1, top - 1, left + _PICTURE, top + _PICTURE), outline="#d1d5db")
+    y = top + _PICTURE + 6
+    verdict = _GREEN if cell.correct else _RED
+    for text, limit, colour, indent in (
+        (cell.question, _LINES["question"], _GREY, 0),
+        (f"expected: {cell.answer}", _LINES["answer"], _INK, 0),
+        (cell.prediction or "(nothing)", _LINES["prediction"], verdict, 18),
+    ):
+        if indent:
+            _draw_verdict(draw, cell.correct, left, y, verdict)
+        for line in wrap(text, font, _PICTURE - indent, limit):
+            draw.text((left + indent, y), line, font=font, fill=colour)
+            y += _LINE
+
+
+def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool, x: int, y: int, colour: str) -> None:
+    """Drawn, since fonts often have neither sign."""
+    if correct:
+        draw.line([(x, y + 8), (x + 4, y + 12), (x + 12, y + 3)], fill=colour, width=2)
+    else:
+        draw.line([(x + 1, y + 3), (x + 10, y + 12)], fill=colour, width=2)
+        draw.line([(x + 1, y + 12), (x + 10, y + 3)], fill=colour, width=2)
+
+
+def fit_picture(image: Image.Image) -> Image.Image:
+    """Into a square of _PICTURE pixels: small ones enlarged by a whole factor, large ones reduced."""
+    image = image.convert("RGB")
+    longest = max(image.size)
+    if longest < _SMALL:
+        factor = max(1, _PICTURE // longest)
+        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+    if longest > _PICTURE:
+        image.thumbnail((_PICTURE, _PICTURE))
+    return image
+
+
+def wrap(text: str, font, width: int, lines: int) -> list[str]:
+    """Break `text` into at most `lines` lines of `width` pixels; what does not fit ends in an ellipsis."""
+    wrapped, line = [], ""
+    for word in text.split():
+        for piece in _pieces(word, font, width):
+            longer = f"{line} {piece}" if line else piece
+            if line and font.getlength(longer) > width:
+                wrapped.append(line)
+                longer = piece
+            line = longer
+    wrapped.append(line)
+    if len(wrapped) <= lines:
+        return wrapped
+    last = wrapped[lines - 1]
+    while last and font.getlength(last + "...") > width:
+        last = last[:-1]
+    return [*wrapped[: lines - 1], last + "..."]
+
+
+def _pieces(word: str, font, width: int) -> list[str]:
+    """A word that is wider than a line, cut."""
+    pieces, piece = [], ""
+    for letter in word:
+        if piece and font.getlength(piece + letter) > width:
+            pieces.append(piece)
+            piece = ""
+        piece += letter
+    return [*pieces, piece]

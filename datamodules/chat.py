@@ -1,0 +1,185 @@
+"""Chat (and caption) data for training: sources in, batches out, one counter as state."""
+
+from functools import cached_property
+from typing import Any
+
+from lightning import LightningDataModule
+
+from datamodules.collate import Collator
+from datamodules.dataset import SampleDataset
+from datamodules.ledger import Budget
+from datamodules.loader import ValidationLoader, WindowLoader
+from datamodules.order import GlobalOrder, permutation
+from datamodules.sources import Source, SourceSettings, open_sources
+from datamodules.split import Split
+from emu2_lit.errors import UserError
+from emu2_lit.samples.sample import BadSample, Sample
+from emu2_lit.samples.seeding import hash_seed
+
+
+class ChatDataModule(LightningDataModule):
+    """Samples in a global order that is a pure function of (seed, sources, weights).
+
+    An optimizer step always holds the next `global_batch_size` samples of that order, however they are split
+    into micro-batches and ranks; the stream has no end. The state is the count of samples that completed
+    steps have consumed, so a resume is exact at any step, with any number of ranks and workers.
+
+    Args:
+        processor: an Emu2Processor.
+        global_batch_size: samples of one optimizer step; by default micro_batch_size x accumulation x ranks.
+        max_length: tokens of a sample at most; conversations lose trailing turns, other samples are skipped.
+        validation_limit: validation samples used at most, a fixed choice.
+        bad_budget: share of a source that may be bad before the run is stopped.
+    """
+
+    def __init__(
+        self,
+        sources: list[SourceSettings],
+        processor: Any,
+        validation: list[SourceSettings] = (),
+        global_batch_size: int | None = None,
+        micro_batch_size: int = 1,
+        max_length: int = 2048,
+        seed: int = 0,
+        workers: int = 0,
+        validation_limit: int | None = None,
+        bad_budget: float = 0.01,
+    ):
+        super().__init__()
+        self.source_settings, self.validation_settings = list(sources), list(validation)
+        self.processor, self.max_length, self.seed, self.workers = processor, max_length, seed, workers
+        self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
+        self.validation_limit, self.bad_budget = validation_limit, bad_budget
+        self._start = 0
+        self._start_step: int | None = None
+
+    @cached_property
+    def sources(self) -> list[Source]:
+        """The training sources. Raises UserError for files that are missing, unreadable or empty."""
+        if not self.source_settings:
+            raise UserError("data.sources is empty: name at least one file to train on")
+        return open_sources(self.source_settings)
+
+    @cached_property
+    def validation_sources(self) -> list[Source]:
+        return open_sources(self.validation_settings)
+
+    @cached_property
+    def order(self) -> GlobalOrder:
+        weights = [source.settings.weight for source in self.sources]
+        return GlobalOrder([len(s) for s in self.sources], None if None in weights else weights, self.seed)
+
+    def setup(self, stage: str) -> None:
+        """Open the files, so that a user's mistake shows before anything is trained."""
+        if stage == "fit":
+            self._start, self._start_step = 0, None
+            self.order  # noqa: B018
+        self.validation_sources  # noqa: B018
+
+    def train_dataloader(self) -> WindowLoader:
+        split = self._split()
+        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length)
+        budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
+        return WindowLoader(
+            dataset, self._collator(), split, self._steps_per_pass(split), self._begin, budget, self.workers
+        )
+
+    def val_dataloader(self) -> ValidationLoader | list:
+        """Every validation sample once over all ranks, in a fixed order, as many batches on each rank."""
+        places = self._validation_places()
+        if not places:
+            return []
+        split = Split(self.micro_batch_size, 1, self.trainer.world_size, self.trainer.global_rank)
+        sampler = split.once_over(len(places))
+        dataset = SampleDataset(self.validation_sources, _FixedOrder(places), self.processor, self.max_length)
+        return ValidationLoader(dataset, sampler, self._collator(), self.workers)
+
+    def validation_samples(self) -> list[Sample]:
+        """The validation samples that can be imported, in the order of the validation loader."""
+        samples = []
+        for source, index in self._validation_places():
+            try:
+                samples.append(self.validation_sources[source][index])
+            except BadSample:
+                continue  # the validation loader reports it
+        return samples
+
+    @property
+    def consumed(self) -> int:
+        """Samples of the order that completed optimizer steps have used."""
+        if self._start_step is None:
+            return self._start
+        return self._start + (self.trainer.global_step - self._start_step) * self._split().global_batch_size
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "consumed": self.consumed,
+            "global_batch_size": self._split().global_batch_size,
+            **self._identity(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
+        for key, value in self._identity().items():
+            if state[key] != value:
+                raise UserError(
+                    f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
+                    "place in the order means nothing here. Restore the data settings, or start anew: resume=never."
+                )
+        self._start, self._start_step = state["consumed"], None
+
+    def _identity(self) -> dict[str, Any]:
+        """What the order depends on."""
+        return {
+            "seed": self.seed,
+            "fingerprints": [source.fingerprint for source in self.sources],
+            "weights": [source.settings.weight for source in self.sources],
+        }
+
+    def _begin(self) -> tuple[int, int]:
+        """Where an iteration starts; the first one fixes which step the starting position belongs to."""
+        if self._start_step is None:
+            self._start_step = self.trainer.global_step
+        return self.trainer.global_step, self.consumed
+
+    def _split(self) -> Split:
+        trainer = self.trainer
+        split = Split(
+            self.micro_batch_size, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank
+        )
+        if self.global_batch_size not in (None, split.global_batch_size):
+            raise UserError(
+                f"data.global_batch_size is {self.global_batch_size}, but micro_batch_size "
+                f"{split.micro_batch_size} x accumulate_grad_batches {split.accumulation} x "
+                f"{split.world_size} process(es) is {split.global_batch_size}"
+            )
+        return split
+
+    def _steps_per_pass(self, split: Split) -> int:
+        """The whole run where max_steps is given, else one epoch: its last samples flow into the next one."""
+        if self.trainer.max_steps > 0:
+            return self.trainer.max_steps
+        return max(1, sum(len(source) for source in self.sources) // split.global_batch_size)
+
+    def _validation_places(self) -> list[tuple[int, int]]:
+        """(source, index) of the validation samples: all, or a choice that does not depend on the seed."""
+        places = [
+            (i, index) for i, source in enumerate(self.validation_sources) for index in range(len(source))
+        ]
+        if self.validation_limit is None or self.validation_limit >= len(places):
+            return places
+        chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
+        return [places[place] for place in sorted(chosen)]
+
+    def _collator(self) -> Collator:
+        return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)
+
+
+class _FixedOrder:
+    """An order of given places; positions behind their end are empty (ranks need as many batches)."""
+
+    def __init__(self, places: list[tuple[int, int]]):
+        self.places = places
+
+    def __call__(self, position: int) -> tuple[int, int, int] | None:
+        return (*self.places[position], 0) if position < len(self.places) else None

@@ -1,0 +1,41 @@
+"""The command `emu2-lit`. Each group of commands is one file; heavy libraries load only in those that need them.
+
+Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 130 interrupted, 1 anything else.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from emu2_lit import __version__
+from emu2_lit.cli import chat, data, export, fit, recipes, weights
+from emu2_lit.errors import UserError
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; each command sets `command`, a function of the parsed arguments to the exit status."""
+    root = argparse.ArgumentParser(prog="emu2-lit", description="Fine-tune Emu2 from a recipe, and talk to the result.")
+    root.add_argument("--version", action="version", version=f"emu2-lit {__version__}")
+    commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for group in (recipes, fit, chat, export, weights, data):
+        group.register(commands)
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    args = parser().parse_args(argv)
+    try:
+        return args.command(args) or 0
+    except UserError as error:
+        print(f"emu2-lit: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("emu2-lit: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

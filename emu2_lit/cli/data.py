@@ -1,0 +1,56 @@
+"""`data check`: what is in a data file, before a run learns from it."""
+
+import argparse
+import json
+import sys
+
+from emu2_lit.recipe import DataSection, SourceSection
+
+LISTED = 20  # bad samples printed; --json has all
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    group = commands.add_parser("data", help="see data before training on it")
+    actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
+    check = actions.add_parser("check", help="count samples, measure lengths, list every bad one, show examples")
+    check.add_argument("files", nargs="+", metavar="FILE", help="JSON, JSONL, Parquet, tars")
+    check.add_argument("--format", default="auto", help="an importer's name (default: told by the records)")
+    check.add_argument("--root", help="folder that image paths start from (default: the file's own)")
+    check.add_argument("--system-message", help="for samples without their own: comprehensive, concise, none or a text")
+    check.add_argument("--preset", default="tiny", help="model whose visual tokens are counted (default tiny)")
+    check.add_argument("--tokenizer", help="tokenizer.model to count with (default: the tiny one)")
+    check.add_argument("--max-length", type=int, default=DataSection().max_length, help="tokens (default 2048)")
+    check.add_argument("--show", type=int, default=2, metavar="N", help="examples of each file (default 2)")
+    check.add_argument("--json", action="store_true", help="machine-readable output")
+    check.set_defaults(command=check_files)
+
+
+def check_files(args: argparse.Namespace) -> int:
+    """2 if a run would stop at so many bad samples."""
+    from datamodules.check import check
+
+    sources = [
+        SourceSection(path=path, format=args.format, root=args.root, system_message=args.system_message)
+        for path in args.files
+    ]
+    report = check(sources, _processor(args), args.max_length, examples=args.show, progress=_progress)
+    print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
+    return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0
+
+
+def _processor(args: argparse.Namespace):
+    """The processor that counts tokens: that of a chat model of the preset's sizes."""
+    from emu2_lit.model import Emu2Config, Emu2Processor
+
+    config = Emu2Config.preset(args.preset).with_role_tokens()
+    if not args.tokenizer:
+        return Emu2Processor.for_config(config)
+    return Emu2Processor.from_sentencepiece(args.tokenizer, config=config, chat=True)
+
+
+def _progress(indexes):
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(indexes, "reading", console=console, transient=True, disable=not sys.stderr.isatty())

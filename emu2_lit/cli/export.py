@@ -1,0 +1,26 @@
+"""`export`: hand a result on."""
+
+import argparse
+from pathlib import Path
+
+
+def register(commands: argparse._SubParsersAction) -> None:
+    command = commands.add_parser("export", help="write a result for other programs, adapters merged in")
+    command.add_argument("run", metavar="RUN", help="a run's folder, an adapter, or weights")
+    command.add_argument("--to", required=True, choices=("hf", "native", "adapter"), help="the form to write")
+    command.add_argument("--out", type=Path, help="folder (hf, adapter) or file (native); default RUN/export/...")
+    command.add_argument(
+        "--merge", action=argparse.BooleanOptionalAction, default=True, help="merge the adapter into the weights"
+    )
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as the run has it")
+    command.add_argument("--rotary-buffers", action="store_true", help="native: with the buffers of the first release")
+    command.set_defaults(command=export)
+
+
+def export(args: argparse.Namespace) -> None:
+    from emu2_lit.export import export as write
+
+    written = write(
+        args.run, to=args.to, out=args.out, merge=args.merge, dtype=args.dtype, rotary_buffers=args.rotary_buffers
+    )
+    print(f"{args.to}: {written}")

@@ -1,0 +1,91 @@
+"""Hand a result on: Hugging Face folder, native file, or adapter."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+
+from emu2_lit.errors import UserError
+from emu2_lit.run import load_run
+
+FORMS = ("hf", "native", "adapter")
+
+
+def export(
+    source: str | Path,
+    to: str = "hf",
+    out: str | Path | None = None,
+    merge: bool = True,
+    dtype: str | None = None,
+    rotary_buffers: bool = False,
+) -> Path:
+    """Write a run's result in another form and return where.
+
+    Args:
+        source: a run's folder, an adapter's folder, or weights.
+        to: `hf`, a folder with the published Hugging Face names; `native`, one file with the native names;
+            `adapter`, an ordinary PEFT folder.
+        out: the folder or file to write; default `export/hf`, `export/model.safetensors` or `export/adapter` in the
+            run's folder.
+        merge: add the adapter to the weights. An adapter is merged into the base as it was published, also where it
+            was tuned on a 4-bit copy.
+        dtype: of the weights written; default as they are.
+        rotary_buffers: native only; with the buffers that the first release's strict loading wants.
+    Raises:
+        UserError: no such source, nothing to export in that form, or `out` is taken.
+    """
+    if to not in FORMS:
+        raise UserError(f"export: unknown form {to!r}; one of {', '.join(FORMS)}")
+    source = Path(source)
+    out = _free(Path(out) if out else _default_out(source, to))
+    if to == "adapter":
+        return _copy_adapter(source, out)
+    if adapter_folder(source) and not merge:
+        raise UserError(f"{source}: without --merge a tuned adapter has no weights of its own; use --to adapter")
+    model, processor = _merged(source)
+    dtype = getattr(torch, dtype) if dtype else None
+    if to == "hf":
+        model.save_pretrained(out, processor=processor, dtype=dtype)
+    else:
+        model.save_native(out, dtype=dtype, rotary_buffers=rotary_buffers)
+    return out
+
+
+def adapter_folder(source: Path) -> Path | None:
+    """The PEFT folder of a run, or the source itself if it is one."""
+    for folder in (source, source / "adapter"):
+        if (folder / "adapter_config.json").is_file():
+            return folder
+    return None
+
+
+def _merged(source: Path):
+    """The model, adapters merged in, and its processor."""
+    model, processor = load_run(source)
+    return (model.merge_and_unload() if isinstance(model, PeftModel) else model), processor
+
+
+def _copy_adapter(source: Path, out: Path) -> Path:
+    folder = adapter_folder(source)
+    if folder is None:
+        raise UserError(f"{source}: no adapter here; --to hf or --to native write full weights")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(folder, partial)
+    partial.replace(out)
+    return out
+
+
+def _default_out(source: Path, to: str) -> Path:
+    if not source.is_dir():
+        raise UserError(f"export: {source} is not a run's folder; say where to write with --out")
+    return source / "export" / ("model.safetensors" if to == "native" else to)
+
+
+def _free(out: Path) -> Path:
+    """`out`, its parent folder made. UserError if something is there already."""
+    if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        raise UserError(f"{out} exists already; remove it, or give another place with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out

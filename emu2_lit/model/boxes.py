@@ -1,0 +1,70 @@
+"""Boxes as location tokens: x1, y1, x2, y2 in 0..224 of the squashed picture (paper, supplement B.1)."""
+
+import re
+from collections.abc import Sequence
+
+from emu2_lit.model.segments import Segment
+from emu2_lit.model.special_tokens import (
+    NEXT_OBJECT,
+    OBJECT_BEGIN,
+    OBJECT_END,
+    PHRASE_BEGIN,
+    PHRASE_END,
+    location_token,
+)
+
+BINS = 224
+Corners = tuple[float, float, float, float]
+
+
+def quantise(corners: Sequence[float]) -> list[int]:
+    """Corners in 0..1 to the nearest of 0..224. The rounding of the original is not documented; its error is at most
+    1/448 of a side."""
+    return [round(min(max(value, 0.0), 1.0) * BINS) for value in corners]
+
+
+def box_segments(corners: Sequence[float] | Sequence[Sequence[float]], phrase: str | None = None) -> list[Segment]:
+    """A box, or several of one phrase, as it stands in the text.
+
+    Args:
+        corners: x1, y1, x2, y2 in 0..1, or a list of such.
+    """
+    boxes = [corners] if not hasattr(corners[0], "__len__") else list(corners)
+    out = []
+    if phrase is not None:
+        out = [Segment("token", PHRASE_BEGIN), Segment("text", phrase), Segment("token", PHRASE_END)]
+    out.append(Segment("token", OBJECT_BEGIN))
+    for place, box in enumerate(boxes):
+        out += [Segment("token", NEXT_OBJECT)] if place else []
+        out += [Segment("token", location_token(value)) for value in quantise(box)]
+    return [*out, Segment("token", OBJECT_END)]
+
+
+_OBJECT = re.compile(
+    r"(?:<phrase>(?P<before>(?:(?!</?phrase>|<object>).)*)</phrase>\s*)?"
+    r"<object>(?P<tokens>(?:(?!<object>).)*?)(?:</object>|$)"
+    r"(?:\s*<phrase>(?P<after>(?:(?!</?phrase>|<object>).)*)</phrase>(?!\s*<object>))?",
+    re.DOTALL,
+)
+_LOCATION = re.compile(r"<patch_index_(\d{4})>")
+
+
+def parse_boxes(text: str) -> list[tuple[str | None, Corners]]:
+    """Boxes in a generated text, decoded with special tokens kept.
+
+    Forgiving: the phrase may stand before, after or be absent; corners may be swapped; groups of other than four
+    coordinates are passed over.
+
+    Returns:
+        (phrase or None, corners in 0..1) for each box.
+    """
+    found = []
+    for match in _OBJECT.finditer(text):
+        phrase = match["before"] if match["before"] is not None else match["after"]
+        for group in match["tokens"].split(NEXT_OBJECT):
+            values = [min(int(value), BINS) / BINS for value in _LOCATION.findall(group)]
+            if len(values) == 4:
+                x1, y1, x2, y2 = values
+                corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
+                found.append((phrase.strip() if phrase is not None else None, corners))
+    return found

@@ -1,0 +1,141 @@
+"""Texts, pictures and video frames to what the network takes, and ids back to text."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emu2_lit.errors import UserError
+from emu2_lit.model.chat_template import chat_segments, messages_to_turns
+from emu2_lit.model.configuration import Emu2Config
+from emu2_lit.model.images import ImageError, load_image, pixel_values
+from emu2_lit.model.segments import Segment, parse_prompt, render
+from emu2_lit.model.tiny_tokenizer import TINY_VOCAB_SIZE, tiny_tokenizer_model
+from emu2_lit.model.tokenizer import Emu2Tokenizer
+
+
+class Emu2Processor:
+    """Tokenizer and picture preparation of one model.
+
+    Args:
+        config: its `n_query`, `v_query` and picture size are used; its vocabulary is checked against the tokenizer.
+    Raises:
+        UserError: tokenizer and embedding rows do not belong together.
+    """
+
+    def __init__(self, tokenizer: Emu2Tokenizer, config: Emu2Config):
+        config.set_vocabulary(tokenizer.base_vocab_size, tokenizer.chat)
+        self.tokenizer, self.config = tokenizer, config
+        self.n_query, self.v_query = config.n_query, config.v_query
+        self.image_size = config.vision_config.image_size
+
+    @classmethod
+    def from_sentencepiece(cls, path: str | Path, config: Emu2Config, chat: bool | None = None) -> "Emu2Processor":
+        """From a SentencePiece `tokenizer.model`; `chat` defaults to what the configuration says."""
+        return cls(Emu2Tokenizer.from_sentencepiece(path, config.chat if chat is None else chat), config)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "Emu2Processor":
+        """From a folder with `tokenizer.model` and a model's `config.json`, or the one that `save_pretrained` wrote.
+
+        Raises:
+            UserError: one of them is missing.
+        """
+        folder = Path(folder)
+        for name in ("processor_config.json", "config.json"):
+            if (folder / name).is_file():
+                config = Emu2Config.from_json_file(folder / name)
+                return cls.from_sentencepiece(folder, config)
+        raise UserError(f"{folder}: neither processor_config.json nor config.json is here")
+
+    @classmethod
+    def for_config(cls, config: Emu2Config) -> "Emu2Processor":
+        """For the small presets, with the tokenizer that the project builds itself.
+
+        Raises:
+            UserError: the model is of another vocabulary, whose tokenizer must be given.
+        """
+        if config.base_vocab_size != TINY_VOCAB_SIZE:
+            raise UserError(
+                f"A model with a vocabulary of {config.base_vocab_size} needs its tokenizer: put tokenizer.model "
+                "beside its weights, or set model.tokenizer to it"
+            )
+        return cls(Emu2Tokenizer(tiny_tokenizer_model(), config.chat), config)
+
+    def with_role_tokens(self) -> "Emu2Processor":
+        """The processor of the same model with the role tokens of chat models."""
+        return Emu2Processor(Emu2Tokenizer(self.tokenizer.model_bytes, True), self.config.with_role_tokens())
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer and `processor_config.json`."""
+        self.tokenizer.save_pretrained(folder)
+        self.config.to_json_file(Path(folder) / "processor_config.json", use_diff=False)
+
+    # -- tensors ---------------------------------------------------------------------------------------------
+    def __call__(
+        self, text: str | Sequence[str], images: Sequence[Any] | None = None, videos: Sequence[Any] | None = None
+    ) -> dict[str, Tensor]:
+        """A left-padded batch of raw prompts, in which special strings are tokens.
+
+        Args:
+            text: prompts; `[<IMG_PLH>]` stands for a picture, `[<VID_PLH>]` for a video frame.
+            images: what `load_image` takes, in reading order over all prompts.
+            videos: frames in reading order, or a list of videos, each a list of frames.
+        Returns:
+            input_ids, attention_mask: (batch, length); pixel_values: (images, 3, size, size); video_pixel_values:
+            (frames, 3, size, size).
+        Raises:
+            UserError: not as many pictures as placeholders, or one cannot be read.
+        """
+        prompts = [parse_prompt(one, self.tokenizer.chat) for one in ([text] if isinstance(text, str) else text)]
+        images, frames = list(images or ()), _flat(videos or ())
+        for kind, given in (("image", images), ("frame", frames)):
+            slots = sum(segment.kind == kind for prompt in prompts for segment in prompt)
+            if slots != len(given):
+                raise UserError(f"{slots} {kind} placeholders in the text, {len(given)} {kind}s given")
+        batch = self.pad([self.encode_segments(prompt)[0] for prompt in prompts])
+        if images:
+            batch["pixel_values"] = self._pixels(images)
+        if frames:
+            batch["video_pixel_values"] = self._pixels(frames)
+        return batch
+
+    def encode_segments(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
+        """Ids of a prompt, BOS first, with every slot of its pictures, and which of them are learned."""
+        return self.tokenizer.encode_segments(segments, self.n_query, self.v_query)
+
+    def pad(self, ids: Sequence[Sequence[int]], side: str = "left") -> dict[str, Tensor]:
+        """input_ids and attention_mask of rows of different lengths."""
+        length = max(map(len, ids))
+        input_ids = torch.full((len(ids), length), self.tokenizer.pad_id)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, tokens in enumerate(ids):
+            place = slice(length - len(tokens), None) if side == "left" else slice(0, len(tokens))
+            input_ids[row, place] = torch.tensor(tokens)
+            attention_mask[row, place] = 1
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+    def _pixels(self, images: Sequence[Any]) -> Tensor:
+        try:
+            return torch.stack([pixel_values(load_image(image), self.image_size) for image in images])
+        except ImageError as error:
+            raise UserError(str(error)) from error
+
+    # -- text ------------------------------------------------------------------------------------------------
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], grounding: bool = False) -> str:
+        """The native prompt string of messages in the form of OpenAI or Hugging Face; ends in " [ASSISTANT]:"."""
+        return render(chat_segments(messages_to_turns(messages), grounding=grounding))
+
+    def batch_decode(self, ids: Iterable, skip_special_tokens: bool = True) -> list[str]:
+        """Texts of rows of ids."""
+        return self.tokenizer.batch_decode(ids, skip_special_tokens)
+
+    def decode(self, ids: Iterable, skip_special_tokens: bool = True) -> str:
+        """The text of one row of ids."""
+        return self.tokenizer.decode(ids, skip_special_tokens)
+
+
+def _flat(videos: Sequence[Any]) -> list[Any]:
+    return [frame for video in videos for frame in (video if isinstance(video, list | tuple) else [video])]

@@ -1,0 +1,22 @@
+"""What several tests share."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Two processes with two threads each on two cores are many times slower than one each."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory) -> Path:
+    """The folder of the quickstart's data, made once."""
+    from datamodules import prepare
+
+    folder = tmp_path_factory.mktemp("data") / "digits"
+    prepare("digits", folder)
+    return folder

@@ -1,0 +1,60 @@
+"""Several real processes over gloo, started as torchrun would start them.
+
+The processes come from a fork server that has the heavy imports ready, with one thread each: a fork of a process
+that has already run with more threads hangs.
+"""
+
+import os
+import socket
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import multiprocessing
+
+_PRELOAD = ["torch", "lightning", "transformers", "peft", "emu2_lit.modules", "datamodules"]
+
+
+def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
+    """Call `function(*args)` on every rank and return what each gave, in order of ranks.
+
+    The function must be importable (defined at the top of a module). An exception on any rank fails the call.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    port, results = _free_port(), context.SimpleQueue()
+    ranks = [
+        context.Process(target=_rank, args=(results, function, rank, world_size, port, args)) for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    gathered: dict[int, Any] = {}
+    while len(gathered) < world_size:
+        rank, value, error = results.get()
+        if error:
+            for process in ranks:
+                process.terminate()
+            raise AssertionError(f"rank {rank} failed:\n{error}")
+        gathered[rank] = value
+    for process in ranks:
+        process.join()
+    return [gathered[rank] for rank in range(world_size)]
+
+
+def _rank(results, function, rank: int, world_size: int, port: int, args: tuple) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
+        GROUP_RANK="0", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_RUN_ID="test",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    try:
+        results.put((rank, function(*args), None))
+    except BaseException:
+        results.put((rank, None, traceback.format_exc()))
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]

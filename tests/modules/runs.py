@@ -1,0 +1,96 @@
+"""Short real runs of the chat module, for tests that compare them."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from lightning import Callback, Trainer
+from torch import Tensor
+
+from datamodules import ChatDataModule
+from emu2_lit.model import Emu2Config, Emu2Processor
+from emu2_lit.modules import ChatTuning
+from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
+from emu2_lit.strategies import AtomicCheckpointIO
+
+STEPS = 6  # the schedule of every run is laid out over so many
+
+
+@dataclass
+class Ran:
+    """What a run left: trained tensors by name, the loss of each of its steps, its checkpoint."""
+
+    trained: dict[str, Tensor]
+    losses: dict[int, float]
+    checkpoint: Path
+
+
+class _Recorder(Callback):
+    """Notes each step's loss; after `stop` steps saves a checkpoint and ends the run."""
+
+    def __init__(self, stop: int, checkpoint: Path):
+        self.stop, self.checkpoint = stop, checkpoint
+        self.losses: dict[int, float] = {}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return
+        self.losses[trainer.global_step] = float(trainer.callback_metrics["train/loss"])
+        if trainer.global_step == self.stop:
+            trainer.save_checkpoint(self.checkpoint)
+            trainer.should_stop = True
+
+
+def chat_run(
+    digits: Path,
+    root: Path,
+    *,
+    stop: int = STEPS,
+    micro: int = 4,
+    accumulate: int = 2,
+    resume: Path | None = None,
+    lora: bool = True,
+    dropout: float = 0.0,
+    checkpointing: bool = False,
+    workers: int = 0,
+) -> Ran:
+    """Tune the tiny preset on the digits, on as many processes as were started."""
+    torch.use_deterministic_algorithms(True)
+    config = Emu2Config.preset("tiny")
+    processor = Emu2Processor.for_config(config.with_role_tokens())
+    module = ChatTuning(
+        config,
+        processor,
+        lora=LoraSettings(rank=4, dropout=dropout) if lora else None,
+        optimizer=OptimizerSettings(lr=1e-3, warmup_steps=2),
+        activation_checkpointing=checkpointing,
+    )
+    datamodule = ChatDataModule(
+        sources=[SourceSettings(path=str(digits / "chat_train.json"), system_message="concise")],
+        processor=processor,
+        micro_batch_size=micro,
+        max_length=256,
+        workers=workers,
+    )
+    recorder = _Recorder(stop, root / f"step-{stop}.ckpt")
+    world_size = int(os.environ.get("WORLD_SIZE", 1))
+    trainer = Trainer(
+        default_root_dir=root,
+        max_steps=STEPS,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        devices=world_size,
+        strategy="ddp" if world_size > 1 else "auto",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+        gradient_clip_val=1.0,
+        callbacks=[recorder],
+        plugins=[AtomicCheckpointIO()],
+    )
+    trainer.fit(module, datamodule, ckpt_path=resume)
+    trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    return Ran(trained, recorder.losses, recorder.checkpoint)

@@ -1,0 +1,60 @@
+"""What the sections of a recipe must agree on, and the files it needs."""
+
+import pytest
+
+from emu2_lit import recipe as recipes
+from emu2_lit.errors import UserError
+
+CONFLICTS = {
+    "no steps": (["trainer.max_steps=null"], "trainer: give one of max_steps and max_epochs"),
+    "steps twice": (["trainer.max_epochs=1"], "both are given"),
+    "uneven batch": (["data.micro_batch_size=3"], "8 is not a multiple of data.micro_batch_size=3"),
+    "no model": (["model.preset=null"], "model: give model.weights"),
+    "no data": (["data.sources=[]"], "data.sources: is empty"),
+    "some weights": (["data.sources.0.weight=1", "data.sources.1.path=b.json"], "data.sources.1.weight: give a weight"),
+    "zero weights": (["data.sources.0.weight=0"], "all weights are 0"),
+    "lora in full": (["tuning.method=full", "tuning.lora.rank=4"], "tuning.lora.rank: has no effect"),
+    "4-bit in full": (["tuning.method=full", "model.quantization=nf4"], "model.quantization: nf4"),
+    "adapter in full": (["tuning.method=full", "model.adapter=a"], "emu2-lit export"),
+    "all frozen": (
+        ["tuning.method=full", "tuning.frozen=[visual,project_up,project_down,embeddings,lm,lm_head]"],
+        "nothing would train",
+    ),
+    "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
+    "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), CONFLICTS.values(), ids=CONFLICTS)
+def test_conflict(recipe_file, overrides, expected):
+    with pytest.raises(UserError, match="^mine.yaml: ") as caught:
+        recipes.load(recipe_file(), overrides)
+    assert expected in str(caught.value)
+
+
+def test_missing_files_are_named(recipe_file):
+    recipe = recipes.load(recipe_file(), ["model.tokenizer=./tokenizer.model", "resume=old.ckpt"])
+    assert recipes.missing_files(recipe) == [
+        "data.sources.0.path: no such file or folder: chats.json",
+        "model.tokenizer: no such file or folder: ./tokenizer.model",
+        "resume: no such file or folder: old.ckpt",
+    ]
+
+
+def test_files_that_are_there_are_not_missing(recipe_file, tmp_path):
+    (tmp_path / "chats.json").write_text("[]")
+    assert recipes.missing_files(recipes.load(recipe_file())) == []
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["data.sources.0.path=shards/{000..003}.tar"],
+        ["data.sources.0.path=shards/*.tar"],
+        ["data.prepare=digits", "data.sources.0.path=data/digits/chat.json"],
+        ["data.sources.0.path=mine.yaml", "model.weights=BAAI/Emu2-Chat"],
+        ["data.sources.0.path=mine.yaml", "model.weights=quickstart/caption"],
+    ],
+)
+def test_what_is_made_later_or_elsewhere_is_not_missing(recipe_file, overrides):
+    assert recipes.missing_files(recipes.load(recipe_file(), overrides)) == []
