@@ -5,11 +5,12 @@ from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
 from callbacks.ledger_writer import DataLedger
+from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
 from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
 __all__ = [
-    "DataLedger", "GeneratedAnswers", "GracefulStop", "GradientCheck", "Report", "StepCheckpoint", "Throughput",
-    "WhatTrains", "find_last_checkpoint", "write_report",
+    "DataLedger", "GeneratedAnswers", "GracefulStop", "GradientCheck", "ProgressBar", "ProgressLines", "Report", "StepCheckpoint", "Throughput",
+    "WhatTrains", "find_last_checkpoint", "progress", "write_report",
 ]  # fmt: skip

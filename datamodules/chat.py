@@ -124,7 +124,7 @@ class ChatDataModule(LightningDataModule):
             if state[key] != value:
                 raise UserError(
                     f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
-                    "place in the order means nothing here. Restore the data settings, or start anew: resume=never."
+                    "place in the order means nothing here. Restore the data settings, or set resume=never."
                 )
         self._start, self._start_step = state["consumed"], None
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emu2_lit.model.video import PICTURES
 from emu2_lit.samples.sample import BadSample, FileSlice, Video
 
 
@@ -46,7 +47,11 @@ class Context:
             if not value:
                 raise BadSample("a video has no frames")
             return Video(tuple(self.image(frame) for frame in value), self.num_frames)
-        return Video(self.image(value), self.num_frames)
+        source = self.image(value)
+        if isinstance(source, str) and Path(source).is_dir():
+            frames = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in PICTURES)
+            return self.video([str(path) for path in frames])
+        return Video(source, self.num_frames)
 
     def _member(self, name: str) -> FileSlice:
         file = name.rsplit("/", 1)[-1]

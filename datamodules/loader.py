@@ -34,11 +34,11 @@ class ValidationLoader:
     """A sized iterable of batches over fixed positions."""
 
     def __init__(self, dataset: SampleDataset, sampler: list[list[int]], collate: Collator, workers: int = 0):
-        self.sampler = sampler
+        self.positions = sampler
         self.loader = batches(dataset, sampler, collate, workers)
 
     def __len__(self) -> int:
-        return len(self.sampler)
+        return len(self.positions)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return map(_checked, self.loader)

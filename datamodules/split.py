@@ -23,7 +23,7 @@ class Split:
         return list(range(start, start + self.micro_batch_size))
 
     def once_over(self, count: int) -> list[list[int]]:
-        """This rank's batches of the first `count` positions; as many on every rank, the last ones may go beyond."""
+        """This rank's batches of the first `count` positions: as many on each rank, the last may go beyond."""
         size = self.global_batch_size
         return [self.positions(first, 0) for first in range(0, count, size)]
 

@@ -1,22 +1,18 @@
 """Published weights on this machine: fetched by hub name, and made into bf16 safetensors once."""
 
+import contextlib
 import hashlib
 import json
 import shutil
 from pathlib import Path
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    DryRunError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-)
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import DryRunError, HfHubHTTPError, HFValidationError
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.loading import iterate_tensors
-from emu2_lit.model.weight_files import SUFFIXES, WeightSet, find_weights, is_index, model_folder
+from emu2_lit.model.weight_files import PICKLES, SUFFIXES, WeightSet, find_weights, is_index, model_folder
 from emu2_lit.model.weight_writing import (
     SHARD_SIZE,
     layout_of,
@@ -26,7 +22,7 @@ from emu2_lit.model.weight_writing import (
     write_shards,
 )
 
-_HUB_ERRORS = (DryRunError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError)
+_HUB_ERRORS = (DryRunError, HfHubHTTPError, HFValidationError, OSError)
 
 
 def fetch(repo_id: str, folder: str | Path | None = None, revision: str | None = None) -> Path:
@@ -49,10 +45,10 @@ def fetch(repo_id: str, folder: str | Path | None = None, revision: str | None =
         size = sum(
             file.file_size for file in planned if file.will_download and not file.filename.endswith(doubled)
         )
-        place = Path(folder or planned[0].local_path)
-        require_space(place, size, f"fetching {repo_id}")
-        ignored = [f"*{suffix}" for suffix in doubled]
-        return Path(snapshot_download(repo_id, revision=revision, local_dir=folder, ignore_patterns=ignored))
+        require_space(Path(folder or constants.HF_HUB_CACHE), size, f"fetching {repo_id}")
+        return Path(
+            snapshot_download(repo_id, revision=revision, local_dir=folder, ignore_patterns=_patterns(doubled))
+        )
     except _HUB_ERRORS as error:
         cause = error.__cause__ or error
         raise UserError(
@@ -67,13 +63,13 @@ def local_folder(name: str) -> Path:
     Raises:
         UserError: they were not, or not completely.
     """
-    try:
-        return Path(snapshot_download(name, local_files_only=True))
-    except _HUB_ERRORS as error:
-        raise UserError(
-            f"{name}: neither a file or folder here, nor fetched from the hub; if it is a hub name, run "
-            f"`emu2-lit weights fetch {name}` first"
-        ) from error
+    for left_out in ((), PICKLES):  # complete as a whole, or but for the pickles that `fetch` leaves out
+        with contextlib.suppress(*_HUB_ERRORS):
+            return Path(snapshot_download(name, local_files_only=True, ignore_patterns=_patterns(left_out)))
+    raise UserError(
+        f"{name}: neither a file or folder here, nor (completely) fetched from the hub; if it is a hub name, run "
+        f"`emu2-lit weights fetch {name}` first"
+    )
 
 
 def convert(
@@ -111,7 +107,11 @@ def convert(
 
 def _doubled_formats(files: list[str]) -> tuple[str, ...]:
     """Endings of pickles that a repository holds beside safetensors."""
-    return (".bin", ".pth", ".pt") if any(file.endswith(".safetensors") for file in files) else ()
+    return PICKLES if any(file.endswith(".safetensors") for file in files) else ()
+
+
+def _patterns(endings: tuple[str, ...]) -> list[str]:
+    return [f"*{ending}" for ending in endings]
 
 
 def _fingerprint(weights: WeightSet) -> str:

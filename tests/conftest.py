@@ -15,8 +15,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """The folder of the quickstart's data, made once."""
-    from datamodules import prepare
+    from datamodules.digits import prepare
 
     folder = tmp_path_factory.mktemp("data") / "digits"
-    prepare("digits", folder)
+    prepare(folder)
     return folder

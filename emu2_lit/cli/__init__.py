@@ -10,9 +10,14 @@ from collections.abc import Sequence
 
 from emu2_lit import __version__
 from emu2_lit.cli import chat, data, export, fit, recipes, weights
+from emu2_lit.cli.quiet import hush
 from emu2_lit.errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
+
+# Threads of torch that wait for work spin by default, and take the cores from whatever else runs on the machine:
+# a small model on two busy cores trains several times slower. Must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = parser().parse_args(argv)
+    hush()
     try:
         return args.command(args) or 0
     except UserError as error:

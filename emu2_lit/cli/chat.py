@@ -46,7 +46,8 @@ def _load(args: argparse.Namespace) -> "Conversation":
     from emu2_lit.cli.conversation import Conversation
     from emu2_lit.run import load_run
 
-    device_map = args.device_map or ("cuda:0" if torch.cuda.is_available() else None)
+    device = args.device_map or ("cuda:0" if torch.cuda.is_available() else "cpu")
+    device_map = "auto" if device == "auto" else {"": device}
     model, processor = load_run(args.run, quantization=args.quantization, device_map=device_map)
     generation = {"max_new_tokens": args.max_new_tokens, "num_beams": args.beams, "do_sample": False}
     return Conversation(model, processor, args.system, args.grounding, generation)

@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Processor
 from emu2_lit.model.chat_template import chat_segments, messages_to_turns
-from emu2_lit.model.images import load_image, pixel_values
+from emu2_lit.model.images import ImageError, load_image, pixel_values
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.video import read_frames
 
@@ -44,8 +46,11 @@ class Conversation:
         Raises:
             UserError: a picture or the video cannot be read.
         """
-        stills = [self._pixels(load_image(image)) for image in images]
-        frames = [self._pixels(load_image(frame)) for frame in read_frames(video, n_frames)] if video else []
+        try:
+            stills = [self._pixels(image) for image in images]
+            frames = [self._pixels(frame) for frame in read_frames(video, n_frames)] if video else []
+        except ImageError as error:
+            raise UserError(str(error)) from error
         content = [{"type": "image"} for _ in stills]
         content += [{"type": "video", "frames": len(frames)}] if frames else []
         question = {"role": "user", "content": [*content, {"type": "text", "text": text}]}
@@ -64,8 +69,8 @@ class Conversation:
         """Forget all turns."""
         self.messages, self.images, self.frames = [], [], []
 
-    def _pixels(self, image) -> Tensor:
-        return pixel_values(image, self.processor.image_size)
+    def _pixels(self, image: Any) -> Tensor:
+        return pixel_values(load_image(image), self.processor.image_size)
 
     def _answer(self, messages: list[dict], images: list[Tensor], frames: list[Tensor]) -> str:
         ids, _ = self.processor.encode_segments(self.segments(messages))

@@ -20,5 +20,5 @@ def fit(args: argparse.Namespace) -> int:
     from emu2_lit import run
 
     result = run.fit(recipe)
-    print(f"{args.recipe}: {result.status}; {result.directory}")
+    print(result.describe())
     return 130 if result.status == "interrupted" else 0

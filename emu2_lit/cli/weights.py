@@ -11,6 +11,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     fetch = actions.add_parser("fetch", help="download weights by their hub name, after a look at the disk")
     fetch.add_argument("name", help="such as BAAI/Emu2-Chat")
     fetch.add_argument("--out", type=Path, help="folder; default the hub's cache")
+    fetch.add_argument("--revision", help="branch, tag or commit")
     fetch.set_defaults(command=fetch_weights)
 
     convert = actions.add_parser("convert", help="float32 .bin shards to bf16 safetensors, shard by shard")
@@ -23,7 +24,7 @@ def register(commands: argparse._SubParsersAction) -> None:
 def fetch_weights(args: argparse.Namespace) -> None:
     from emu2_lit.weights import fetch
 
-    print(fetch(args.name, args.out))
+    print(fetch(args.name, args.out, revision=args.revision))
 
 
 def convert_weights(args: argparse.Namespace) -> None:

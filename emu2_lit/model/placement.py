@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+import warnings
 import weakref
 from pathlib import Path
 
@@ -24,11 +25,12 @@ class Placement:
 
     Args:
         model: on the meta device; filled by `put`.
-        device_map: "auto", or devices ("cpu" and "disk" among them) by the name of a module or parameter, "" for all.
+        device_map: "auto", or devices ("cpu" and "disk" among them) by the name of a module or parameter, "" for what
+            is left; the longest name holds.
         dtype: of floating tensors; default as they come.
         offload_folder: for "disk"; default a temporary one that goes with the model.
     Raises:
-        UserError: the map leaves a parameter out, or offloads layers held in 4 bits.
+        UserError: the map leaves a parameter out, divides a block, or offloads layers held in 4 bits.
     """
 
     def __init__(
@@ -77,10 +79,14 @@ class Placement:
         if self._folder:
             save_offload_index(self._on_disk, self._folder)
         if self._folder or len(set(map(str, self.device_map.values()))) > 1:
-            dispatch_model(
-                self.model, self.device_map, main_device=self.main_device, offload_dir=self._folder,
-                skip_keys="past_key_values",
-            )  # fmt: skip
+            blocks = _block_sizes(self.model, self.dtype)
+            parts = [*blocks, *_outside(self.model, blocks)]  # accelerate wants names that do not hold each other
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*do not match any submodules.*")  # some are parameters
+                dispatch_model(
+                    self.model, {name: self.device_of(name) for name in parts}, main_device=self.main_device,
+                    offload_dir=self._folder, skip_keys="past_key_values",
+                )  # fmt: skip
 
     def _check(self) -> None:
         for name, parameter in self.model.named_parameters():
@@ -92,6 +98,9 @@ class Placement:
                     f"device_map: {name} is held in 4 bits and cannot wait in main memory or on disk: the model does "
                     "not fit these devices. Use another device, or 16 bits with offload"
                 )
+        for block in _block_sizes(self.model, self.dtype):
+            if any(name.startswith(f"{block}.") for name in self.device_map):
+                raise UserError(f"device_map: {block} cannot be divided; give one device for the whole block")
 
     def _offload_folder(self, folder: str | Path | None) -> str:
         if folder is None:

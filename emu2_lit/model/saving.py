@@ -13,7 +13,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from emu2_lit.errors import UserError
 from emu2_lit.model.configuration import Emu2Config
 from emu2_lit.model.model_card import model_card
-from emu2_lit.model.weight_files import PICKLES, SUFFIXES, is_index
+from emu2_lit.model.weight_files import PICKLES, SUFFIXES, is_index, is_weights
 from emu2_lit.model.weight_names import native_name, split_bias
 from emu2_lit.model.weight_writing import (
     SHARD_SIZE,
@@ -135,7 +135,7 @@ def _install(complete: Path, folder: Path) -> None:
         os.replace(complete, folder)
         return
     for old in [folder / "config.json", *folder.iterdir()]:
-        if old.name == "config.json" or old.suffix in SUFFIXES or is_index(old):
+        if old.name == "config.json" or is_weights(old) or is_index(old):
             old.unlink(missing_ok=True)
     for new in sorted(complete.iterdir(), key=lambda file: file.name == "config.json"):
         os.replace(new, folder / new.name)

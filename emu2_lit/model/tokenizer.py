@@ -138,6 +138,10 @@ class Emu2Tokenizer:
         """Raises KeyError for what is no special token."""
         return self.special_ids[token]
 
+    def id_to_token(self, id_: int) -> str:
+        """A special token's string, or SentencePiece's piece."""
+        return self._special_strings.get(id_) or self._pieces.id_to_piece(id_)
+
     # -- files -----------------------------------------------------------------------------------------------
     @classmethod
     def from_sentencepiece(cls, path: str | Path, chat: bool) -> "Emu2Tokenizer":

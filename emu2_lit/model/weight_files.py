@@ -46,6 +46,11 @@ def is_index(file: Path) -> bool:
     return file.suffix == ".json" and ".index" in file.name
 
 
+def is_weights(file: Path) -> bool:
+    """Whether this is a file of a model's weights, by its name."""
+    return file.suffix in SUFFIXES and not file.name.startswith((".", *_NO_MODEL))
+
+
 def find_weights(path: str | Path) -> WeightSet:
     """The weights at a path: one file, or the best set in a folder (or in its `multimodal_encoder/`: Emu2-Gen).
 
@@ -60,7 +65,8 @@ def find_weights(path: str | Path) -> WeightSet:
     if not path.is_dir():
         raise UserError(f"{path}: no such file or folder of weights")
     folder = model_folder(path)
-    candidates = [_from_index(file) for file in sorted(folder.glob("*.index*.json"))] or _by_name(folder)
+    indexed = [_from_index(file) for file in sorted(folder.glob("*.index*.json"))]
+    candidates = indexed + _by_name(folder, known={file for weights in indexed for file in weights.files})
     if not candidates:
         raise UserError(_nothing_in(folder))
     best = min(candidates, key=WeightSet.preference)
@@ -108,11 +114,11 @@ def _from_index(index: Path) -> WeightSet:
         raise UserError(f"{index}: not an index of weights ({error!r}); fetch it again") from error
 
 
-def _by_name(folder: Path) -> list[WeightSet]:
-    """Without an index: files whose names differ in the shard's number alone belong together."""
+def _by_name(folder: Path, known: set[Path]) -> list[WeightSet]:
+    """Files that no index names; those whose names differ in the shard's number alone belong together."""
     sets: dict[str, list[Path]] = {}
     for file in sorted(folder.iterdir()):
-        if file.suffix in SUFFIXES and not file.name.startswith((".", *_NO_MODEL)):
+        if is_weights(file) and file not in known:
             sets.setdefault(_SHARD_NUMBER.sub("", file.name), []).append(file)
     return [WeightSet(files) for files in sets.values()]
 

@@ -43,7 +43,7 @@ def layout_bytes(layout: Layout) -> int:
 def require_space(path: Path, size: int, what: str) -> None:
     """Raises UserError unless `size` bytes are free on the file system of `path`, which need not exist yet."""
     path = path.absolute()
-    while not path.exists():
+    while not path.is_dir():
         path = path.parent
     free = shutil.disk_usage(path).free
     if free < size:
@@ -68,10 +68,11 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         raise UserError(f"{path}: cannot be written ({error})") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # not there any more, or never was
+            partial.unlink()
 
 
 def write_safetensors(

@@ -106,6 +106,7 @@ class TuningModule(LightningModule):
         else:
             freeze(model, self.frozen)
             self.model = model
+        self.model.train()  # loading leaves it in evaluation mode, without dropout
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # updates of 1e-5 are lost in the 8 bits of a bfloat16 weight
                 parameter.data = parameter.data.float()

@@ -14,6 +14,7 @@ class TextTuning(TuningModule):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.validation_loss = MeanMetric()
+        self.validated_at: int | None = None  # the step of the last validation
 
     def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         output = self.model(**self.inputs(batch), labels=batch["labels"])
@@ -23,6 +24,9 @@ class TextTuning(TuningModule):
         loss_sum, targets = self.losses(batch)
         self.validation_loss.update(loss_sum / targets.clamp(min=1), weight=targets)
         self.log("val/loss", self.validation_loss, prog_bar=True)
+
+    def on_validation_end(self) -> None:
+        self.validated_at = self.global_step
 
 
 class ChatTuning(TextTuning):

@@ -8,12 +8,16 @@ from lightning import Callback, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import callbacks as watch
-from datamodules import ChatDataModule, prepare
+from datamodules.chat import ChatDataModule
+from datamodules.digits import prepare as prepare_digits
 from emu2_lit.errors import UserError
 from emu2_lit.modules import OBJECTIVES, TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
+
+
+_PREPARED = {"digits": prepare_digits}
 
 
 def build_origin(recipe: Recipe) -> Origin:
@@ -45,7 +49,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
     """The samples of a recipe; data sets that the kit makes itself are made here."""
     data = recipe.data
     if data.prepare:
-        prepare(data.prepare, Path(data.folder) / data.prepare)
+        _PREPARED[data.prepare](Path(data.folder) / data.prepare)
     return ChatDataModule(
         sources=data.sources,
         validation=data.validation,
@@ -63,7 +67,9 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
 def build_callbacks(recipe: Recipe) -> list[Callback]:
     """Everything that watches the run."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
-    built: list[Callback] = [watch.WhatTrains(), watch.GracefulStop(folder / "checkpoints")]
+    built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
+    if recipe.trainer.enable_progress_bar:
+        built.append(watch.progress())
     if wanted.gradient_check_steps:
         built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
     if recipe.trainer.fast_dev_run:
@@ -74,9 +80,7 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     if wanted.answers:
         built.append(watch.GeneratedAnswers(run_dir=folder, **vars(wanted.answers)))
     built.append(
-        watch.checkpoint_policy(
-            folder / "checkpoints", every_n_steps=wanted.checkpoint_every_n_steps, keep_last=wanted.keep_checkpoints
-        )
+        watch.StepCheckpoint(folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints)
     )
     if wanted.report:
         built.append(watch.Report(folder))
@@ -100,6 +104,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         strategy=settings.strategy,
         precision=settings.precision,
         max_steps=_max_steps(recipe, samples),
+        max_epochs=-1,  # the loader is one stream; steps count
         gradient_clip_val=settings.gradient_clip_val,
         limit_val_batches=settings.limit_val_batches,
         check_val_every_n_epoch=None,
@@ -108,7 +113,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         profiler=settings.profiler,
         fast_dev_run=settings.fast_dev_run,
         deterministic=settings.deterministic,
-        enable_progress_bar=settings.enable_progress_bar,
+        enable_progress_bar=False,  # one of ours is among the callbacks
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,

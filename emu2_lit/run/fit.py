@@ -9,13 +9,13 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import GracefulStop, Throughput, find_last_checkpoint
+from callbacks import DataLedger, GracefulStop, Throughput, find_last_checkpoint
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.modules import TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
-from emu2_lit.run.origin import is_recipe
+from emu2_lit.run.farewell import farewell
 
 
 @dataclass
@@ -25,6 +25,17 @@ class RunResult:
     status: str
     directory: Path
     summary: dict[str, Any]
+
+    def describe(self) -> str:
+        """What the user is told."""
+        if self.status == "interrupted":
+            return f"Stopped after a save at step {self.summary['steps']}; the same command goes on from there"
+        if self.status == "dry run":
+            return f"Dry run: {self.summary['steps']} steps went through; nothing was saved"
+        told = farewell(self.directory, self.summary)
+        if self.status == "already finished":
+            told = f"This run has already finished (to train anew: another run.dir, or delete {self.directory})\n{told}"
+        return told
 
 
 def fit(recipe: Recipe) -> RunResult:
@@ -37,14 +48,14 @@ def fit(recipe: Recipe) -> RunResult:
     done = _finished(recipe, folder)
     if done is not None:
         return RunResult("already finished", folder, done)
-    if is_recipe(recipe.model.weights):
+    if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
         base = _fit_base(recipe, folder / "base")
         if base.status == "interrupted":
             return RunResult("interrupted", folder, base.summary)
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
-    trainer = build_trainer(recipe, samples=len(datamodule))
+    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
     checkpoint = _resume_from(recipe, folder)
     _save_recipe(recipe, folder)
     trainer.fit(module, datamodule, ckpt_path=checkpoint)
@@ -52,7 +63,7 @@ def fit(recipe: Recipe) -> RunResult:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
         return RunResult("interrupted", folder, {"steps": trainer.global_step})
-    if module.validated_at != trainer.global_step and datamodule.validation:
+    if module.validated_at != trainer.global_step and datamodule.validation_settings:
         trainer.validate(module, datamodule, verbose=False)
     return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
 
@@ -69,9 +80,8 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
 
 def _fit_base(recipe: Recipe, folder: Path) -> RunResult:
     """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
-    base = recipes.load(recipe.model.weights, [f"run.dir={folder}"])
+    base = recipes.load(recipe.model.weights, [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
-    base.data.folder = recipe.data.folder
     result = fit(base)
     recipe.model.weights = str(folder)
     return result
@@ -139,14 +149,16 @@ def save_result(module: TuningModule, recipe: Recipe, base: str | None, folder: 
 
 def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
     """Final figures, under the names in which they were logged."""
-    sizes = [row for row in module.parameter_parts()]
-    figures: dict[str, Any] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    sizes = module.parameter_parts()
+    logged = trainer.callback_metrics.items()
+    figures: dict[str, Any] = {n: float(value) for n, value in logged if n.startswith("val/") or n == "train/loss"}
     for callback in trainer.callbacks:
         if isinstance(callback, Throughput):
             figures.update(callback.totals())
+        elif isinstance(callback, DataLedger):
+            figures["skipped_samples"] = len(callback.records.read())
     figures.update(
         steps=trainer.global_step,
-        skipped_samples=trainer.datamodule.skipped_samples,
         trainable_parameters=sum(row["parameters"] for row in sizes if row["mode"] != "frozen"),
         total_parameters=sum(row["parameters"] for row in sizes),
     )

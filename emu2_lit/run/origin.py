@@ -29,13 +29,6 @@ class Origin:
     merged: list[Path] = field(default_factory=list)
 
 
-def is_recipe(weights: str | None) -> bool:
-    """Whether `model.weights` names a recipe, which is then run first."""
-    return bool(weights) and not Path(weights).is_dir() and (
-        weights.endswith((".yaml", ".yml")) or weights in recipes.names()
-    )
-
-
 def resolve(model: ModelSection, roles: bool = False) -> Origin:
     """Find weights, configuration and processor.
 
@@ -85,7 +78,7 @@ def _from_run(run: Path) -> Origin:
 def base_section(run: Path) -> ModelSection:
     """What a run started from; the recipe that it ran first is found in its `base` folder."""
     model = recipes.load(str(run / "recipe.yaml")).model
-    if is_recipe(model.weights):
+    if recipes.is_recipe(model.weights):
         model.weights = str(run / "base")
     return model
 

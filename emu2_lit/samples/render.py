@@ -9,12 +9,10 @@ from emu2_lit.samples.encoding import IGNORE, Encoded
 
 def spans(encoded: Encoded, processor: Any) -> list[tuple[str, bool]]:
     """The sample as (text, learned) in reading order; the slots of a picture are written as `<image>*64`."""
-    tokenizer = processor.tokenizer
     learned = ((encoded.labels != IGNORE) | encoded.visual_targets_mask).tolist()
-    pairs = zip(encoded.input_ids.tolist(), learned, strict=True)
+    pieces = _pieces(encoded.input_ids.tolist(), learned, processor.tokenizer)
     return [
-        (_text([id for id, _ in run], tokenizer), flag)
-        for flag, run in groupby(pairs, key=lambda pair: pair[1])
+        ("".join(text for text, _ in run), flag) for flag, run in groupby(pieces, key=lambda piece: piece[1])
     ]
 
 
@@ -25,21 +23,24 @@ def marked(encoded: Encoded, processor: Any, opening: str = "⟦", closing: str 
     )
 
 
-def _text(ids: list[int], tokenizer: Any) -> str:
-    slots = {tokenizer.token_to_id(name): name for name in (IMAGE, FRAME)}
-    special = set(tokenizer.special_ids.values())
-    pieces = []
-    for id, run in groupby(ids, key=lambda id: id if id in special else None):
-        run = list(run)
-        if id is None:
-            pieces.append(_plain(run, tokenizer))
+def _pieces(ids: list[int], learned: list[bool], tokenizer: Any) -> list[tuple[str, bool]]:
+    """Runs of one special token, and runs of ordinary tokens, each learned or not."""
+    specials = {id: token for token, id in tokenizer.special_ids.items()}
+    pieces, after_special = [], True
+    for (token, flag), run in groupby(
+        zip(ids, learned, strict=True), key=lambda pair: (specials.get(pair[0]), pair[1])
+    ):
+        run_ids = [id for id, _ in run]
+        if token is None:
+            text = _plain(run_ids, tokenizer, after_special)
         else:
-            pieces.append(f"{slots[id]}*{len(run)}" if id in slots else tokenizer.id_to_token(id) * len(run))
-    return "".join(pieces)
+            text = f"{token}*{len(run_ids)}" if token in (IMAGE, FRAME) else token * len(run_ids)
+        pieces.append((text, flag))
+        after_special = token is not None
+    return pieces
 
 
-def _plain(ids: list[int], tokenizer: Any) -> str:
-    """Text of ordinary pieces; a decoder drops the space of the first piece, which is shown here."""
-    text = tokenizer.decode(ids, skip_special_tokens=False)
-    starts_with_space = tokenizer.id_to_token(ids[0]).startswith("\u2581")
-    return f" {text}" if starts_with_space and not text.startswith(" ") else text
+def _plain(ids: list[int], tokenizer: Any, after_special: bool) -> str:
+    """Text of ordinary tokens; behind a special token the first space is SentencePiece's own, not the text's."""
+    spaced = tokenizer.id_to_token(ids[0]).startswith("\u2581") and not after_special
+    return " " * spaced + tokenizer.decode(ids, skip_special_tokens=False).removeprefix(" ")

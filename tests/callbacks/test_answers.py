@@ -19,7 +19,7 @@ from emu2_lit.settings import LoraSettings, OptimizerSettings
 from tests.callbacks.toy import make_trainer
 from tests.distributed import run_ranks
 
-CONFIG = Emu2Config.preset("tiny")
+CONFIG = Emu2Config.preset("tiny").with_role_tokens()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from emu2_lit.model import Emu2Config, Emu2Processor
 
 @pytest.fixture(scope="session")
 def processor():
-    return Emu2Processor.for_config(Emu2Config.preset("tiny"))
+    return Emu2Processor.for_config(Emu2Config.preset("tiny")).with_role_tokens()
 
 
 @pytest.fixture

@@ -191,8 +191,9 @@ def test_ranks_agree_on_counts_and_on_the_budget(processor, settings, tmp_path):
     results = context.SimpleQueue()
     arguments = (processor, settings, tmp_path / "store", results)
     processes = mp.start_processes(run_rank, arguments, nprocs=2, join=False, start_method="forkserver")
-    found = dict((rank, rest) for rank, *rest in (results.get() for _ in range(2)))
-    processes.join()
+    while not processes.join():
+        pass
+    found = {rank: rest for rank, *rest in (results.get() for _ in range(2))}
     (windows, own_0, message_0), (windows_1, own_1, message_1) = found[0], found[1]
     assert windows == windows_1
     alone = [batch["window"] for batch in make_loader(processor, settings, Split(4, 2))]

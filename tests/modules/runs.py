@@ -8,7 +8,7 @@ import torch
 from lightning import Callback, Trainer
 from torch import Tensor
 
-from datamodules import ChatDataModule
+from datamodules.chat import ChatDataModule
 from emu2_lit.model import Emu2Config, Emu2Processor
 from emu2_lit.modules import ChatTuning
 from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings

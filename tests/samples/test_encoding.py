@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "chat"
 
 @pytest.fixture(scope="module")
 def processor():
-    return Emu2Processor.for_config(Emu2Config.preset("tiny"))
+    return Emu2Processor.for_config(Emu2Config.preset("tiny")).with_role_tokens()
 
 
 @pytest.fixture
@@ -43,8 +43,12 @@ def learned_text(encoded, processor):
 def test_golden_conversation_gives_golden_ids_and_labels():
     golden = json.loads((GOLDEN / "expected_objective.json").read_text())["chat"]
     vision = json.loads((GOLDEN / "expected.json").read_text())["vision"]
-    config = Emu2Config.preset("tiny")
-    config.base_vocab_size, config.n_query, config.v_query = 420, vision["n_query"], vision["v_query"]
+    config = Emu2Config(
+        text_config={"vocab_size": 694},
+        base_vocab_size=420,
+        n_query=vision["n_query"],
+        v_query=vision["v_query"],
+    )
     tokenizer = GOLDEN / "tokenizer_dir" / "tokenizer.model"
     processor = Emu2Processor.from_sentencepiece(tokenizer, config=config, chat=True)
     sample = Sample(

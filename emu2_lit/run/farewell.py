@@ -1,0 +1,32 @@
+"""The last words of a run: figures, a few answers, where to go on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def farewell(folder: Path, summary: dict[str, Any]) -> str:
+    """The figures, a few answers, and where to go on."""
+    lines = []
+    if "val/exact_match" in summary:
+        before = summary.get("val/exact_match_base")
+        was = f"{before:.3f} before tuning, " if before is not None else ""
+        lines.append(f"Exact match on held-out samples: {was}{summary['val/exact_match']:.3f} after")
+        lines += [f"  {answer}" for answer in _answers(folder / "answers.jsonl")]
+    lines.append(f"Result: {summary['result']}")
+    lines.append(f"  see     {folder / 'report.html'}")
+    lines.append(f"  curves  tensorboard --logdir {folder}")
+    if "val/exact_match" in summary:
+        lines.append(f"  talk    emu2-lit chat {folder}")
+    lines.append(f"  export  emu2-lit export {folder} --to hf")
+    return "\n".join(lines)
+
+
+def _answers(path: Path, shown: int = 4) -> list[str]:
+    if not path.is_file():
+        return []
+    answers = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[:shown]]
+    return [
+        f"{a['id']}: {a['question']!r} -> {a['prediction']!r}" + ("" if a["correct"] else f" (right: {a['answer']!r})")
+        for a in answers
+    ]
