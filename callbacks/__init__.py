@@ -11,6 +11,17 @@ from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
 __all__ = [
-    "DataLedger", "GeneratedAnswers", "GracefulStop", "GradientCheck", "ProgressBar", "ProgressLines", "Report", "StepCheckpoint", "Throughput",
-    "WhatTrains", "find_last_checkpoint", "progress", "write_report",
-]  # fmt: skip
+    "DataLedger",
+    "GeneratedAnswers",
+    "GracefulStop",
+    "GradientCheck",
+    "ProgressBar",
+    "ProgressLines",
+    "Report",
+    "StepCheckpoint",
+    "Throughput",
+    "WhatTrains",
+    "find_last_checkpoint",
+    "progress",
+    "write_report",
+]

@@ -32,9 +32,7 @@ def _split(part: Part, refs: Any, boxes: Any) -> list[Part]:
     for piece in PLACEHOLDERS.split(part.value):
         if PLACEHOLDERS.fullmatch(piece):
             phrase = str(next(refs)) if piece.startswith("<ref") else None
-            parts.append(
-                Part("box", Box(phrase, next(boxes))) if piece.endswith("<bbox>") else Part("text", phrase)
-            )
+            parts.append(Part("box", Box(phrase, next(boxes))) if piece.endswith("<bbox>") else Part("text", phrase))
         elif piece:
             parts.append(Part("text", piece))
     return parts

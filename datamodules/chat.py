@@ -5,16 +5,17 @@ from typing import Any
 
 from lightning import LightningDataModule
 
+from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
-from datamodules.ledger import Budget
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, permutation
-from datamodules.sources import Source, SourceSettings, open_sources
+from datamodules.sources import Source, open_sources
 from datamodules.split import Split
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
+from emu2_lit.settings import SourceSettings
 
 
 class ChatDataModule(LightningDataModule):
@@ -144,9 +145,7 @@ class ChatDataModule(LightningDataModule):
 
     def _split(self) -> Split:
         trainer = self.trainer
-        split = Split(
-            self.micro_batch_size, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank
-        )
+        split = Split(self.micro_batch_size, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank)
         if self.global_batch_size not in (None, split.global_batch_size):
             raise UserError(
                 f"data.global_batch_size is {self.global_batch_size}, but micro_batch_size "
@@ -163,9 +162,7 @@ class ChatDataModule(LightningDataModule):
 
     def _validation_places(self) -> list[tuple[int, int]]:
         """(source, index) of the validation samples: all, or a choice that does not depend on the seed."""
-        places = [
-            (i, index) for i, source in enumerate(self.validation_sources) for index in range(len(source))
-        ]
+        places = [(i, index) for i, source in enumerate(self.validation_sources) for index in range(len(source))]
         if self.validation_limit is None or self.validation_limit >= len(places):
             return places
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from datamodules.sources import Source, SourceSettings, open_sources
+from datamodules.sources import Source, open_sources
 from emu2_lit.samples.encoding import IGNORE, Encoded, encode
 from emu2_lit.samples.render import marked
 from emu2_lit.samples.sample import BadSample, Sample
+from emu2_lit.settings import SourceSettings
 
 PERCENTILES = (0, 50, 90, 99, 100)
 

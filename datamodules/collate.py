@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from datamodules.ledger import Skipped
+from datamodules.budget import Skipped
 from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import IGNORE, Encoded
 

@@ -34,9 +34,7 @@ class Context:
         if not isinstance(value, str) or not value:
             raise BadSample(f"an image must be a path, a data URI or bytes, not {value!r}")
         if value.startswith(("http://", "https://")):
-            raise BadSample(
-                f"{value}: pictures are not downloaded while training; store them beside the data"
-            )
+            raise BadSample(f"{value}: pictures are not downloaded while training; store them beside the data")
         if self.members:
             return self._member(value)
         return str(self.root / value.removeprefix("file://"))
@@ -59,6 +57,4 @@ class Context:
         for suffix in (name, file, file.removeprefix(f"{stem}.")):
             if suffix.lower() in self.members:
                 return self.members[suffix.lower()]
-        raise BadSample(
-            f"the json names the image {name!r}, but the sample has only: {', '.join(self.members)}"
-        )
+        raise BadSample(f"the json names the image {name!r}, but the sample has only: {', '.join(self.members)}")

@@ -5,8 +5,8 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from datamodules.budget import Skipped
 from datamodules.collate import Draw
-from datamodules.ledger import Skipped
 from datamodules.sources import Source
 from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import encode

@@ -5,7 +5,9 @@ Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", 
     training file.
 """
 
+import io
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,14 +42,12 @@ def prepare(folder: str | Path) -> Path:
     images, labels = _load()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for index, pixels in enumerate(images):
-        _draw(pixels).save(folder / _image_name(index))
+        _publish(folder / _image_name(index), _png(pixels))
     for split, chosen in (("train", False), ("val", True)):
         digits = [(index, digit) for index, digit in enumerate(labels) if held_out(index) == chosen]
         _write(folder / f"captions_{split}.json", [_caption(index, digit) for index, digit in digits])
         chats = _training_chats if split == "train" else _validation_chats
-        _write(
-            folder / f"chat_{split}.json", [chat for index, digit in digits for chat in chats(index, digit)]
-        )
+        _write(folder / f"chat_{split}.json", [chat for index, digit in digits for chat in chats(index, digit)])
     _write(marker, {"version": VERSION})
     return folder
 
@@ -61,10 +61,12 @@ def _load() -> tuple[Any, list[int]]:
     return digits.images, [int(label) for label in digits.target]
 
 
-def _draw(pixels: Any) -> Image.Image:
+def _png(pixels: Any) -> bytes:
     """8x8 grey levels 0..16 as a picture of SIZE x SIZE."""
     small = Image.fromarray((pixels * 255 / 16).astype("uint8"))
-    return small.resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+    stream = io.BytesIO()
+    small.resize((SIZE, SIZE), Image.Resampling.BICUBIC).save(stream, "PNG")
+    return stream.getvalue()
 
 
 def _image_name(index: int) -> str:
@@ -100,4 +102,11 @@ def _chat(index: int, digit: int, questions: list[str], suffix: str = "") -> dic
 
 
 def _write(path: Path, content: Any) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    _publish(path, (json.dumps(content, indent=1) + "\n").encode())
+
+
+def _publish(path: Path, data: bytes) -> None:
+    """Write whole or not at all: every rank of a run may prepare the same folder, and read it at once."""
+    own = path.with_name(f"{path.name}.{os.getpid()}")
+    own.write_bytes(data)
+    os.replace(own, path)

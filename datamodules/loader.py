@@ -8,17 +8,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from datamodules.budget import Budget, Skipped
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
-from datamodules.ledger import Budget, Skipped
 from datamodules.ranks import all_reduced, gathered
 from datamodules.split import Split, StepBatches
 from emu2_lit.errors import UserError
 
 
-def batches(
-    dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int
-) -> DataLoader:
+def batches(dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int) -> DataLoader:
     """A torch DataLoader that leaves the process's own random generator alone."""
     return DataLoader(
         dataset,
@@ -100,9 +98,7 @@ class WindowLoader:
         names = list(self.budget.sizes)
         drawn, bad = _first_epoch_counts(window)
         text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
-        text, visual, *counts = all_reduced(
-            [text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)]
-        )
+        text, visual, *counts = all_reduced([text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)])
         self.budget.add(
             drawn=dict(zip(names, counts[: len(names)], strict=True)),
             bad=dict(zip(names, counts[len(names) :], strict=True)),

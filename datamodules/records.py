@@ -19,9 +19,7 @@ class PackedRecords:
 
     @classmethod
     def pack(cls, records: Iterable[Any]) -> "PackedRecords":
-        encoded = [
-            json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records
-        ]
+        encoded = [json.dumps(record, ensure_ascii=False).encode("utf-8", "surrogatepass") for record in records]
         return cls(b"".join(encoded), np.cumsum([len(item) for item in encoded], dtype=np.int64))
 
     def __len__(self) -> int:
@@ -47,9 +45,7 @@ class JsonLines:
                 if line.strip():
                     starts.append(offset), sizes.append(len(line)), numbers.append(number)
                 offset += len(line)
-        self.starts, self.sizes, self.numbers = (
-            np.array(column, np.int64) for column in (starts, sizes, numbers)
-        )
+        self.starts, self.sizes, self.numbers = (np.array(column, np.int64) for column in (starts, sizes, numbers))
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -72,9 +68,7 @@ class ParquetRecords:
         try:
             from pyarrow import ArrowInvalid, parquet
         except ImportError as error:
-            raise UserError(
-                f"{path}: Parquet files need the extra `parquet`: pip install emu2-lit[parquet]"
-            ) from error
+            raise UserError(f"{path}: Parquet files need the extra `parquet`: pip install emu2-lit[parquet]") from error
         try:
             self.table = parquet.read_table(path, memory_map=True)
         except ArrowInvalid as error:

@@ -4,46 +4,23 @@ import glob
 import hashlib
 import re
 from bisect import bisect_right
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
-
-from emu2_lit.model.chat_template import SYSTEM_MESSAGES
 
 from datamodules.context import Context
 from datamodules.importers import check_format, import_record
 from datamodules.records import READERS
 from datamodules.tars import TarRecords
 from emu2_lit.errors import UserError
+from emu2_lit.model.chat_template import SYSTEM_MESSAGES
 from emu2_lit.samples.sample import Part, Sample
+from emu2_lit.settings import SourceSettings
 
 _READERS = {**READERS, ".tar": TarRecords}
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _PROBE_BYTES = 1 << 16
-
-
-@dataclass
-class SourceSettings:
-    """Where samples come from.
-
-    path: a .json, .jsonl, .parquet or .tar file; for several, a glob or a brace list
-        ("shard-{000..011}.tar").
-    format: an importer's name, or auto (decided by each record's keys); of a tar, the format of its json
-        files.
-    weight: this source's share of the samples drawn; all sources have one or none has.
-    root: folder of relative picture names (default: the file's own).
-    system_message: comprehensive, concise, none or a text of one's own, where a sample brings none.
-    num_frames: frames shown of each video.
-    """
-
-    path: str
-    format: str = "auto"
-    weight: float | None = None
-    name: str | None = None
-    root: str | None = None
-    system_message: str | None = None
-    num_frames: int = 8
 
 
 class Source:
@@ -52,7 +29,7 @@ class Source:
     def __init__(self, settings: SourceSettings):
         check_format(settings.format)
         self.settings = settings
-        self.name = settings.name or settings.path
+        self.name = settings.name or Path(settings.path).name
         self.paths = find_files(settings.path)
         self.files = [_open(path) for path in self.paths]
         self.ends = list(accumulate(len(file) for file in self.files))
@@ -99,9 +76,7 @@ def open_sources(settings: list[SourceSettings]) -> list[Source]:
         raise UserError("give every data source a weight, or none of them")
     for item in settings:
         if item.weight is not None and not item.weight > 0:
-            raise UserError(
-                f"data source {item.name or item.path}: weight must be positive, not {item.weight}"
-            )
+            raise UserError(f"data source {item.name or item.path}: weight must be positive, not {item.weight}")
     sources = [Source(item) for item in settings]
     return _with_own_names(sources)
 
@@ -120,15 +95,9 @@ def find_files(pattern: str) -> list[Path]:
     found: list[Path] = []
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
-        matches = (
-            [path]
-            if path.exists()
-            else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
-        )
+        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
         if not matches:
-            raise UserError(
-                f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else "")
-            )
+            raise UserError(f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else ""))
         found += matches
     return found
 

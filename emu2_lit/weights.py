@@ -42,13 +42,9 @@ def fetch(repo_id: str, folder: str | Path | None = None, revision: str | None =
     try:
         planned = snapshot_download(repo_id, revision=revision, local_dir=folder, dry_run=True)
         doubled = _doubled_formats([file.filename for file in planned])
-        size = sum(
-            file.file_size for file in planned if file.will_download and not file.filename.endswith(doubled)
-        )
+        size = sum(file.file_size for file in planned if file.will_download and not file.filename.endswith(doubled))
         require_space(Path(folder or constants.HF_HUB_CACHE), size, f"fetching {repo_id}")
-        return Path(
-            snapshot_download(repo_id, revision=revision, local_dir=folder, ignore_patterns=_patterns(doubled))
-        )
+        return Path(snapshot_download(repo_id, revision=revision, local_dir=folder, ignore_patterns=_patterns(doubled)))
     except _HUB_ERRORS as error:
         cause = error.__cause__ or error
         raise UserError(

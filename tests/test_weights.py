@@ -18,8 +18,10 @@ from tests.golden_data import golden_config
 from tests.hub import hub
 from tests.model.weight_cases import (
     assert_same_weights,
+    measures_memory,
     native_file,
     native_tensors,
+    peak_memory,
     published_tensors,
     write_published,
 )
@@ -64,9 +66,7 @@ def test_fetch_and_find_again(published, cache, monkeypatch):
         folder = weights.fetch(REPOSITORY)
     assert downloads(requests, ".safetensors") and not downloads(requests, ".bin")
     assert cache in folder.parents
-    assert_same_weights(
-        Emu2ForConditionalGeneration.from_pretrained(folder).state_dict(), published_tensors("chat")
-    )
+    assert_same_weights(Emu2ForConditionalGeneration.from_pretrained(folder).state_dict(), published_tensors("chat"))
     assert weights.local_folder(REPOSITORY) == folder
 
 
@@ -161,34 +161,16 @@ def test_convert_refuses(tmp_path, published):
     assert native_file("chat").is_file()
 
 
-MEASURE = """
-import sys, torch
-torch.set_num_threads(1)
-from emu2_lit import weights
-source, target = sys.argv[1:]
-def peak():  # of resident memory, pages of files included; getrusage would count the parent's
-    line = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
-before = peak()
-weights.convert(source, target, max_shard_size="16MiB")
-print(peak() - before)
-"""
-
-
-@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from Linux's /proc")
+@measures_memory
 def test_convert_in_less_memory_than_two_shards(tmp_path):
     """12 shards of 32 MiB in float32; holding the model would take 384 MiB."""
-    shards, rows = 12, 8
-    tensors = {f"model.visual.{i:03d}": torch.full((1024, 1024), float(i)) for i in range(shards * rows)}
-    source = write_published(tmp_path / "source", dict(sorted(tensors.items())), shards=shards)
+    shards, rows, size = 12, 8, 2**20
+    tensors = {f"model.visual.{i:03d}": torch.full((size,), float(i)) for i in range(shards * rows)}
+    source = write_published(tmp_path / "source", tensors, shards=shards)
     del tensors
-    result = subprocess.run(
-        [sys.executable, "-c", MEASURE, source, tmp_path / "bf16"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert result.returncode == 0, result.stderr
-    print(int(result.stdout)/2**20)
-    assert int(result.stdout) < 2 * 32 * 2**20
+    with peak_memory() as peak:
+        weights.convert(source, tmp_path / "bf16", max_shard_size=2 * rows * size)
+    assert peak.bytes < 2 * 4 * rows * size
     files = sorted((tmp_path / "bf16").glob("model-*.safetensors"))
     assert len(files) == shards
     for file in files:

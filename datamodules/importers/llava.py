@@ -8,9 +8,7 @@ from emu2_lit.samples.sample import BadSample, Part, Sample
 
 
 def detect(record: dict[str, Any]) -> bool:
-    return "conversations" in record and (
-        "image" in record or not record.keys() & {"images", "videos", "system"}
-    )
+    return "conversations" in record and ("image" in record or not record.keys() & {"images", "videos", "system"})
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
@@ -20,9 +18,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     if videos and not images:
         # LLaVA-Video puts a video where others put a picture, tag included.
         for message in messages:
-            message.content = [
-                Part("text", part.value.replace("<image>", "<video>")) for part in message.content
-            ]
+            message.content = [Part("text", part.value.replace("<image>", "<video>")) for part in message.content]
     messages, notes = skip_leading_answers(messages)
     place_media(messages, images, videos, first=True)
     return conversation(context.sample_id(record), messages, notes)

@@ -29,9 +29,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
         if column or videos:
             place_media(messages, column, videos, first=True)
     elif left := len(list(pending)):
-        raise BadSample(
-            f"{len(column)} image(s) in `images`, but {left} of them have no image part in the messages"
-        )
+        raise BadSample(f"{len(column)} image(s) in `images`, but {left} of them have no image part in the messages")
     return conversation(context.sample_id(record), messages)
 
 

@@ -55,11 +55,5 @@ def _inner_record(members: dict[str, Any]) -> dict[str, Any]:
 def _has_image_parts(record: dict[str, Any]) -> bool:
     """Whether its messages name pictures themselves."""
     contents = [turn.get("content") for turn in record.get("messages") or () if isinstance(turn, dict)]
-    parts = [
-        part
-        for content in contents
-        if isinstance(content, list)
-        for part in content
-        if isinstance(part, dict)
-    ]
+    parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     return any(part.get("type") in ("image", "image_url") and len(part) > 1 for part in parts)

@@ -42,7 +42,7 @@ def box_segments(corners: Sequence[float] | Sequence[Sequence[float]], phrase: s
 
 _OBJECT = re.compile(
     r"(?:<phrase>(?P<before>(?:(?!</?phrase>|<object>).)*)</phrase>\s*)?"
-    r"<object>(?P<tokens>(?:(?!<object>).)*?)(?:</object>|$)"
+    r"<object>(?P<tokens>.*?)(?:</object>|(?=<object>|<phrase>)|$)"
     r"(?:\s*<phrase>(?P<after>(?:(?!</?phrase>|<object>).)*)</phrase>(?!\s*<object>))?",
     re.DOTALL,
 )
@@ -53,7 +53,7 @@ def parse_boxes(text: str) -> list[tuple[str | None, Corners]]:
     """Boxes in a generated text, decoded with special tokens kept.
 
     Forgiving: the phrase may stand before, after or be absent; corners may be swapped; groups of other than four
-    coordinates are passed over.
+    coordinates are passed over, and a box that is not closed ends where the next begins.
 
     Returns:
         (phrase or None, corners in 0..1) for each box.

@@ -77,8 +77,10 @@ def messages_to_turns(messages: Sequence[dict[str, Any]], learn_answers: bool = 
         role = message.get("role")
         if role not in ROLES:
             raise UserError(f"message {place + 1}: role {role!r} is none of {', '.join(ROLES)}")
-        content = message.get("content", "")
+        content = message.get("content") or ""
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        if not isinstance(parts, list | tuple) or not all(isinstance(part, dict) for part in parts):
+            raise UserError(f"message {place + 1}: content is neither a text nor a list of parts")
         segments = [segment for part in parts for segment in _part(part, place)]
         if learn_answers and role == "assistant":
             segments = [replace(segment, learn=True) for segment in segments]
@@ -89,6 +91,8 @@ def messages_to_turns(messages: Sequence[dict[str, Any]], learn_answers: bool = 
 def _part(part: dict[str, Any], place: int) -> list[Segment]:
     kind = part.get("type")
     if kind == "text":
+        if not isinstance(part.get("text"), str):
+            raise UserError(f"message {place + 1}: a text part without its `text`")
         return [Segment("text", part["text"])]
     if kind in ("image", "image_url"):
         return [Segment("image")]

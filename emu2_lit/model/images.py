@@ -1,17 +1,17 @@
 """Pictures from wherever they lie to what the tower takes."""
 
 import base64
-import binascii
 import io
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-MAX_PIXELS = 100_000_000  # a header that promises more is a mistake or an attack: decoding would fill the memory
+MAX_PIXELS = 89_000_000  # a header that promises more is a mistake or an attack: decoding would fill the memory
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -24,34 +24,46 @@ def load_image(source: Any, root: str | Path | None = None, max_pixels: int = MA
     """A picture as upright RGB: camera rotation applied, transparency on white, palettes, CMYK and 16 bits resolved.
 
     Args:
-        source: a path, bytes, a `data:` URI, or a PIL image.
+        source: a path, a `file://` or `data:` URI, bytes, or a PIL image.
         root: where relative paths start.
     Raises:
         ImageError: missing, not a picture, truncated, or larger than `max_pixels`.
     """
+    name, image = _open(source, root)
+    if image.width * image.height > max_pixels:
+        raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than the {max_pixels} allowed")
+    try:
+        return _to_rgb(_upright(image))
+    except Exception as error:  # decoders raise errors of every kind on damaged files
+        raise ImageError(f"{name}: damaged or truncated ({error})") from error
+
+
+def _open(source: Any, root: str | Path | None) -> tuple[str, Image.Image]:
+    """A name for messages, and the picture with only its header read."""
     if isinstance(source, Image.Image):
-        return _to_rgb(source)
+        return getattr(source, "filename", None) or "picture", source
     name, data = _read(source, root)
     try:
-        image = Image.open(io.BytesIO(data))
-        if image.width * image.height > max_pixels:
-            raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than the {max_pixels} allowed")
-        return _to_rgb(image)
+        return name, Image.open(io.BytesIO(data))
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in a known format") from error
     except Image.DecompressionBombError as error:
         raise ImageError(f"{name}: too many pixels ({error})") from error
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for damaged files
+    except Exception as error:  # decoders raise errors of every kind on damaged files
         raise ImageError(f"{name}: damaged or truncated ({error})") from error
 
 
 def _read(source: Any, root: str | Path | None) -> tuple[str, bytes]:
     if isinstance(source, bytes | bytearray):
         return "picture", bytes(source)
+    if not isinstance(source, str | Path):
+        raise ImageError(f"expected a path, bytes or a picture, got {type(source).__name__}")
     if isinstance(source, str) and source.startswith("data:"):
         return "data URI", _decode_uri(source)
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         raise ImageError(f"{source}: pictures are not fetched from the web; download them first")
+    if isinstance(source, str) and source.startswith("file://"):
+        source = unquote(urlsplit(source).path)
     path = Path(root or "", source)
     try:
         return str(path), path.read_bytes()
@@ -59,6 +71,8 @@ def _read(source: Any, root: str | Path | None) -> tuple[str, bytes]:
         raise ImageError(f"{path}: no such file") from error
     except OSError as error:
         raise ImageError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise ImageError(f"{str(path)!r}: no path of a file ({error})") from error
 
 
 def _decode_uri(uri: str) -> bytes:
@@ -66,22 +80,36 @@ def _decode_uri(uri: str) -> bytes:
     if not comma or not head.endswith(";base64"):
         raise ImageError(f"data URI: expected data:<type>;base64,..., got {uri[:40]!r}")
     try:
-        return base64.b64decode(body, validate=True)
-    except binascii.Error as error:
+        return base64.b64decode("".join(body.split()), validate=True)
+    except ValueError as error:
         raise ImageError(f"data URI: not valid base64 ({error})") from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        image.load()  # the picture itself may be damaged: that is an error
+        return image  # otherwise only its camera data is, which says nothing then
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        values = np.asarray(image, dtype=np.float32)
-        peak = 65535.0 if values.max(initial=0) > 255 else 255.0
-        return Image.fromarray((values / peak * 255).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode.startswith(("I", "F")):
+        image = _to_grey(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _to_grey(image: Image.Image) -> Image.Image:
+    """16 bits, 32 bits or floats to 8 bits; where the mode does not say what is white, the values do."""
+    values = np.asarray(image, dtype=np.float32)
+    highest = values.max(initial=0)
+    peaks = {"F": (1.0, 255.0), "I": (255.0,)}.get(image.mode, ())
+    white = next((peak for peak in peaks if highest <= peak), 65535.0)
+    return Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
 
 
 def pixel_values(image: Image.Image, size: int) -> Tensor:

@@ -147,7 +147,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             if int(slots.sum()) != given:
                 raise ValueError(f"{int(slots.sum())} visual slots in the text, {given} visual embeddings given")
             if given:
-                values = self.project_up(visual.to(self.project_up.weight.dtype)).to(embeds.dtype)
+                values = self.project_up(visual.to(self.project_up.weight.dtype)).to(embeds)
                 embeds = embeds.masked_scatter(slots.unsqueeze(-1), values)
         present = [(slot_id, visual) for slot_id, visual in visuals if visual is not None]
         if self.training and not present:

@@ -69,9 +69,7 @@ class Placement:
             offload_weight(tensor.to(dtype), name, self._folder, index=self._on_disk)
             parameter = nn.Parameter(torch.empty_like(tensor, dtype=dtype, device="meta"))
         else:  # copied, for `tensor` may be a view of the file
-            parameter = nn.Parameter(
-                tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format)
-            )
+            parameter = nn.Parameter(tensor.to(device, dtype, copy=True, memory_format=torch.contiguous_format))
         setattr(module, leaf, parameter)
 
     def dispatch(self) -> None:

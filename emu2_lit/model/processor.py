@@ -81,7 +81,7 @@ class Emu2Processor:
 
         Args:
             text: prompts; `[<IMG_PLH>]` stands for a picture, `[<VID_PLH>]` for a video frame.
-            images: what `load_image` takes, in reading order over all prompts.
+            images: what `load_image` takes, in reading order over all prompts, or a list of such per prompt.
             videos: frames in reading order, or a list of videos, each a list of frames.
         Returns:
             input_ids, attention_mask: (batch, length); pixel_values: (images, 3, size, size); video_pixel_values:
@@ -90,7 +90,7 @@ class Emu2Processor:
             UserError: not as many pictures as placeholders, or one cannot be read.
         """
         prompts = [parse_prompt(one, self.tokenizer.chat) for one in ([text] if isinstance(text, str) else text)]
-        images, frames = list(images or ()), _flat(videos or ())
+        images, frames = _flat(images), _flat(videos)
         for kind, given in (("image", images), ("frame", frames)):
             slots = sum(segment.kind == kind for prompt in prompts for segment in prompt)
             if slots != len(given):
@@ -137,5 +137,10 @@ class Emu2Processor:
         return self.tokenizer.decode(ids, skip_special_tokens)
 
 
-def _flat(videos: Sequence[Any]) -> list[Any]:
-    return [frame for video in videos for frame in (video if isinstance(video, list | tuple) else [video])]
+def _flat(pictures: Any) -> list[Any]:
+    """One picture, a list of pictures or a list of lists, as a list."""
+    if pictures is None:
+        return []
+    if not isinstance(pictures, list | tuple):
+        return [pictures]
+    return [picture for one in pictures for picture in _flat(one)]

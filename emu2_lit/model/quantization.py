@@ -61,7 +61,5 @@ def _bitsandbytes():
     try:
         import bitsandbytes.nn
     except ImportError as error:
-        raise UserError(
-            "model.quantization: bitsandbytes is not installed; pip install 'emu2-lit[qlora]'"
-        ) from error
+        raise UserError("model.quantization: bitsandbytes is not installed; pip install 'emu2-lit[qlora]'") from error
     return bitsandbytes.nn

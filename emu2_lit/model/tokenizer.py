@@ -94,21 +94,20 @@ class Emu2Tokenizer:
         raise UserError(f"{text!r} is no special token")
 
     def _text(self, group: list[Segment], strip_left: bool, strip_right: bool) -> tuple[list[int], list[bool]]:
+        flags = [segment.learn for segment in group for _ in segment.text]
         text = "".join(segment.text for segment in group)
-        flags = [segment.learn for segment in group for _ in segment.text.encode()]
+        text = text.encode(errors="replace").decode()  # half an emoji, as cut JSON holds it, becomes a question mark
         if strip_left:
-            flags = flags[len(text.encode()) - len(text.lstrip().encode()) :]
+            flags = flags[len(text) - len(text.lstrip()) :]
             text = text.lstrip()
         if strip_right:
             text = text.rstrip()
         if not text:
             return [], []
-        if not any(flags):
-            ids = self._pieces.encode(text)
-            return ids, [False] * len(ids)
-        pieces = self._pieces.encode(text, return_type="proto").pieces
+        pieces = self._pieces.encode(text, return_type="offset_mapping")
         # A character outside the vocabulary is several byte pieces, of which only the last spans it.
-        return [p.id for p in pieces], [any(flags[p.begin : max(p.end, p.begin + 1)]) for p in pieces]
+        learned = [any(flags[begin : max(end, begin + 1)]) for begin, end in pieces["offsets"]]
+        return pieces["ids"], learned
 
     # -- text ------------------------------------------------------------------------------------------------
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
@@ -123,12 +122,17 @@ class Emu2Tokenizer:
         return " ".join(parts)
 
     def _plain(self, ids: list[int]) -> str:
-        """SentencePiece's own control tokens (`<s>`, `</s>`) decode to nothing: put them back."""
-        groups = groupby(ids, key=lambda id_: id_ in self._special_strings)
-        return "".join(
-            "".join(self._special_strings[id_] for id_ in group) if special else self._pieces.decode(list(group))
-            for special, group in groups
-        )
+        """SentencePiece's own control tokens (`</s>`) decode to nothing: put them back. As in the published code, the
+        text before one starts with a space."""
+        text, run = "", ""
+        for control, group in groupby(ids, key=lambda id_: id_ in self._special_strings):
+            group = list(group)
+            if control:
+                text += (" " + run if run else "") + "".join(self._special_strings[id_] for id_ in group)
+                run = ""
+            else:
+                run = self._pieces.decode(group)
+        return text + run
 
     def batch_decode(self, batch: Iterable[Iterable[int]], skip_special_tokens: bool = True) -> list[str]:
         """`decode` of each row."""

@@ -122,7 +122,7 @@ class TuningModule(LightningModule):
                 return Emu2ForConditionalGeneration(self.source).to(self.weights_dtype or torch.float32)
         return load_model(
             Emu2ForConditionalGeneration, self.source, config=self.config, dtype=self.weights_dtype,
-            quantization=self.quantization,
+            quantization=self.quantization, device=self.trainer.strategy.root_device if self._trainer else "cpu",
         )  # fmt: skip
 
     def _with_adapters(self, model: Emu2ForConditionalGeneration, new_tokens: list[int]) -> nn.Module:

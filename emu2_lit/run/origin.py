@@ -86,7 +86,8 @@ def base_section(run: Path) -> ModelSection:
 def _processor(model: ModelSection, config: Emu2Config, path: Path | None) -> Emu2Processor:
     if model.tokenizer:
         return Emu2Processor.from_sentencepiece(model.tokenizer, config=config, chat=config.chat)
-    folder = path if path is not None and path.is_dir() else None
-    if folder is not None and (folder / "tokenizer.model").is_file():
-        return Emu2Processor.from_pretrained(folder)
+    if path is not None and path.is_dir():
+        for folder in (path, path / "tokenizer"):  # Emu2-Gen keeps it apart
+            if (folder / "tokenizer.model").is_file():
+                return Emu2Processor.from_sentencepiece(folder, config=config)
     return Emu2Processor.for_config(config)

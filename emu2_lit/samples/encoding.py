@@ -62,9 +62,7 @@ def part_segments(part: Part) -> list[Segment]:
     return [Segment(part.kind, text, learn=part.learn)]
 
 
-def encode(
-    sample: Sample, processor: Any, max_length: int | None = None, for_generation: bool = False
-) -> Encoded:
+def encode(sample: Sample, processor: Any, max_length: int | None = None, for_generation: bool = False) -> Encoded:
     """Encode a sample.
 
     A conversation that is longer than `max_length` loses whole trailing turns. Pictures are read last, and
@@ -75,9 +73,7 @@ def encode(
         for_generation: the sample ends in a question; it has no labels and is never cut.
     """
     ids, learn = processor.encode_segments(to_segments(sample))
-    length = _fitting_length(
-        ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation
-    )
+    length = _fitting_length(ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation)
     input_ids, learned = torch.tensor(ids[:length]), torch.tensor(learn[:length])
     if not for_generation and not learned.any():
         raise BadSample("nothing to learn" + (f" within {max_length} tokens" if length < len(ids) else ""))
@@ -88,9 +84,7 @@ def encode(
         labels=torch.where(learned & ~slots, input_ids, IGNORE),
         visual_targets_mask=learned & slots,
         pixel_values=_pixels(_images(sample), int(slots.sum()) // processor.n_query, processor.image_size),
-        video_pixel_values=_pixels(
-            _frames(sample), int(frames.sum()) // processor.v_query, processor.image_size
-        ),
+        video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
         sample_id=sample.id,
         source=sample.source,
         dropped_tokens=len(ids) - length,
@@ -114,9 +108,7 @@ def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut
         return len(ids)
     ends = [place for place, token in enumerate(ids[:max_length], 1) if token == eos_id] if may_cut else []
     if not ends:
-        raise BadSample(
-            f"{len(ids)} tokens are more than max_length {max_length}, and no turn can be dropped"
-        )
+        raise BadSample(f"{len(ids)} tokens are more than max_length {max_length}, and no turn can be dropped")
     return ends[-1]
 
 

@@ -11,16 +11,12 @@ def spans(encoded: Encoded, processor: Any) -> list[tuple[str, bool]]:
     """The sample as (text, learned) in reading order; the slots of a picture are written as `<image>*64`."""
     learned = ((encoded.labels != IGNORE) | encoded.visual_targets_mask).tolist()
     pieces = _pieces(encoded.input_ids.tolist(), learned, processor.tokenizer)
-    return [
-        ("".join(text for text, _ in run), flag) for flag, run in groupby(pieces, key=lambda piece: piece[1])
-    ]
+    return [("".join(text for text, _ in run), flag) for flag, run in groupby(pieces, key=lambda piece: piece[1])]
 
 
 def marked(encoded: Encoded, processor: Any, opening: str = "⟦", closing: str = "⟧") -> str:
     """One string in which learned stretches stand between `opening` and `closing`."""
-    return "".join(
-        f"{opening}{text}{closing}" if learned else text for text, learned in spans(encoded, processor)
-    )
+    return "".join(f"{opening}{text}{closing}" if learned else text for text, learned in spans(encoded, processor))
 
 
 def _pieces(ids: list[int], learned: list[bool], tokenizer: Any) -> list[tuple[str, bool]]:

@@ -54,11 +54,7 @@ class Video:
     @property
     def slots(self) -> int:
         """How many frames the model sees."""
-        return (
-            min(len(self.source), self.num_frames)
-            if isinstance(self.source, list | tuple)
-            else self.num_frames
-        )
+        return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from lightning import LightningDataModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.data import DataLoader
 
 from callbacks import GeneratedAnswers
 from callbacks.answers import generate_answers, question_text
@@ -59,7 +60,7 @@ class Conversations(LightningDataModule):
                 attention_mask=torch.ones_like(item.input_ids)[None], sample_ids=[item.sample_id], skipped=[],
             )  # fmt: skip
             batches.append(batch | ({} if item.pixel_values is None else {"pixel_values": item.pixel_values}))
-        return batches
+        return DataLoader(batches, batch_size=None)
 
     def train_dataloader(self):
         return self.batches(self.samples)

@@ -3,8 +3,8 @@ import pytest
 import torch
 
 from datamodules.chat import ChatDataModule
-from datamodules.sources import SourceSettings
 from emu2_lit.errors import UserError
+from emu2_lit.settings import SourceSettings
 
 
 class Recorder(lightning.LightningModule):
@@ -16,9 +16,7 @@ class Recorder(lightning.LightningModule):
         self.trained, self.validated = [], []
 
     def training_step(self, batch, _):
-        self.trained.append(
-            (batch["window"]["step"], batch["window"]["micro_batch"], tuple(batch["sample_ids"]))
-        )
+        self.trained.append((batch["window"]["step"], batch["window"]["micro_batch"], tuple(batch["sample_ids"])))
         return self.weight.sum() * 0 + batch["labels"].ne(-100).sum()
 
     def validation_step(self, batch, _):
@@ -114,9 +112,7 @@ def test_resume_with_other_data_or_seed_is_refused(run, tmp_path, chat_file):
 
 
 def test_sizes_that_do_not_multiply_are_refused(run):
-    with pytest.raises(
-        UserError, match=r"global_batch_size is 8, but micro_batch_size 2 x accumulate_grad_batches 2"
-    ):
+    with pytest.raises(UserError, match=r"global_batch_size is 8, but micro_batch_size 2 x accumulate_grad_batches 2"):
         run(max_steps=1, global_batch_size=8, micro_batch_size=2)
 
 
@@ -154,9 +150,7 @@ def test_mixture_follows_the_weights(run, chat_file):
     assert drawn.count(0) == 15
 
 
-@pytest.mark.parametrize(
-    ("sources", "message"), [([], "data.sources is empty"), (["gone.json"], "not found: gone")]
-)
+@pytest.mark.parametrize(("sources", "message"), [([], "data.sources is empty"), (["gone.json"], "not found: gone")])
 def test_missing_data_are_user_errors(processor, sources, message):
     data = ChatDataModule([SourceSettings(path) for path in sources], processor)
     with pytest.raises(UserError, match=message):

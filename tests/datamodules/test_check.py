@@ -1,7 +1,7 @@
 import json
 
 from datamodules.check import check
-from datamodules.sources import SourceSettings
+from emu2_lit.settings import SourceSettings
 
 
 def test_report_counts_lengths_bad_samples_and_examples(processor, chat_file):

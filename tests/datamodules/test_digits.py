@@ -44,9 +44,7 @@ def test_conversations_ask_several_kinds_and_validation_asks_one(folder):
     assert firsts == set(QUESTIONS)
     assert {len(chat["conversations"]) for chat in train} == {4}
     assert {len(chat["conversations"]) for chat in val} == {2}
-    counts = [
-        sum(chat["conversations"][0]["value"].endswith(question) for chat in val) for question in QUESTIONS
-    ]
+    counts = [sum(chat["conversations"][0]["value"].endswith(question) for chat in val) for question in QUESTIONS]
     assert min(counts) > len(val) / 8
 
 

@@ -64,9 +64,7 @@ class TestLlava:
         assert [part[:2] for part in parts(record)[:3]] == [("image", A), ("image", B), ("text", "What?")]
 
     def test_several_images_follow_their_tags_over_turns(self):
-        record = llava(
-            ("h", "<image> one"), ("g", "A"), ("h", "and <image>"), ("g", "B"), image=["a.jpg", "b.jpg"]
-        )
+        record = llava(("h", "<image> one"), ("g", "A"), ("h", "and <image>"), ("g", "B"), image=["a.jpg", "b.jpg"])
         assert [value for kind, value, _ in parts(record) if kind == "image"] == [A, B]
 
     @pytest.mark.parametrize(
@@ -174,14 +172,10 @@ class TestMessages:
 
     def test_bare_image_parts_take_the_column_in_order(self):
         content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": "Q"}]
-        found = parts(
-            chat(("user", content), ("assistant", "A"), images=["a.jpg", {"bytes": b"png", "path": None}])
-        )
+        found = parts(chat(("user", content), ("assistant", "A"), images=["a.jpg", {"bytes": b"png", "path": None}]))
         assert [value for _, value, _ in found[:2]] == [A, b"png"]
 
-    @pytest.mark.parametrize(
-        ("count", "message"), [(1, "no image left"), (3, "1 of them have no image part")]
-    )
+    @pytest.mark.parametrize(("count", "message"), [(1, "no image left"), (3, "1 of them have no image part")])
     def test_bare_parts_and_column_must_agree(self, count, message):
         content = [{"type": "image"}, {"type": "image"}]
         refused(chat(("user", content), ("assistant", "A"), images=["a.jpg"] * count), message)
@@ -224,9 +218,7 @@ class TestMessages:
         record["messages"][1]["content"] = "<ref-object><bbox>"
         record["messages"][0]["content"] = "<image>find it"
         record["objects"] = {"ref": ["it"], "bbox": [[0.5, 0, 1, 1]], "bbox_type": "norm1"}
-        assert import_record(record, CONTEXT).parts[-1] == Part(
-            "box", Box("it", (0.5, 0, 1, 1)), "assistant", True
-        )
+        assert import_record(record, CONTEXT).parts[-1] == Part("box", Box("it", (0.5, 0, 1, 1)), "assistant", True)
 
     @pytest.mark.parametrize(
         ("objects", "message"),

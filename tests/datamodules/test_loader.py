@@ -1,19 +1,20 @@
-import itertools
 import pickle
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
-from datamodules.collate import Collator, Draw
+from datamodules.budget import Budget, Skipped
+from datamodules.collate import Collator, Draw, target_counts
 from datamodules.dataset import SampleDataset
-from datamodules.ledger import Budget, Skipped
 from datamodules.loader import WindowLoader
 from datamodules.order import GlobalOrder
-from datamodules.sources import SourceSettings, open_sources
+from datamodules.sources import open_sources
 from datamodules.split import Split
 from emu2_lit.errors import UserError
+from emu2_lit.samples.encoding import Encoded
+from emu2_lit.settings import SourceSettings
+from tests.distributed import run_ranks
 
 TENSORS = ("input_ids", "attention_mask", "labels", "visual_targets_mask", "pixel_values")
 
@@ -73,23 +74,19 @@ def test_window_counts_are_those_of_the_whole_step(processor, settings):
         ]
 
 
-def test_visual_targets_are_counted(processor):
+def test_visual_targets_are_counted():
     collate = Collator(bos_id=1, pad_id=0)
     mask = torch.tensor([False, False, True, True, False])
-    from datamodules.collate import target_counts
-    from emu2_lit.samples.encoding import Encoded
-
     ids = torch.arange(5)
     labels = torch.tensor([-100, 1, -100, -100, 4])
     item = Encoded(ids, labels, mask, None, None, "x", "a")
     assert target_counts(collate([Draw("a", 0, item), Draw("a", 0, item)])) == (4, 4)
 
 
-@pytest.mark.parametrize("workers", [2])
-def test_workers_change_nothing(processor, settings, workers):
+def test_workers_change_nothing(processor, settings):
     split = Split(2, accumulation=2)
     alone = list(make_loader(processor, settings, split))
-    assert_same(alone, list(make_loader(processor, settings, split, workers=workers)))
+    assert_same(alone, list(make_loader(processor, settings, split, workers=2)))
 
 
 def test_iterating_leaves_the_random_generator_alone(processor, settings):
@@ -121,12 +118,12 @@ def test_every_split_gives_a_step_the_same_samples(processor, settings):
 
 
 def test_a_bad_sample_keeps_its_slot(processor, settings, chat_file):
-    good = list(make_loader(processor, settings, Split(2)))
+    good = list(make_loader(processor, settings, Split(2), steps=9))
     chat_file("a.json", 11, broken={4})
-    bad = list(make_loader(processor, settings, Split(2)))
+    bad = list(make_loader(processor, settings, Split(2), steps=9))
     assert [batch["sample_ids"] for batch in bad] == [batch["sample_ids"] for batch in good]
     entries = [entry for batch in bad for entry in batch["skipped"] if entry["source"] == "a"]
-    assert [entry["id"] for entry in entries] in (["s4"], [])
+    assert [entry["id"] for entry in entries] == ["s4"] * len(entries) and entries
     rows = [
         (batch["input_ids"][row][batch["attention_mask"][row] == 1].tolist(), batch["labels"][row])
         for batch in bad
@@ -145,9 +142,7 @@ def test_too_many_bad_samples_end_the_run_with_one_message(processor, chat_file,
     with pytest.raises(UserError) as caught:
         list(loader)
     message = str(caught.value)
-    assert (
-        message.startswith("data source mine: ") and "missing.png" in message and "Traceback" not in message
-    )
+    assert message.startswith("data source mine: ") and "missing.png" in message and "Traceback" not in message
 
 
 def test_a_user_error_in_a_worker_arrives_as_it_was(processor, settings):
@@ -169,43 +164,32 @@ def test_dataset_travels_to_spawned_workers(processor, settings):
     assert torch.equal(again.input_ids, dataset[5].item.input_ids)
 
 
-def run_rank(rank, processor, settings, file, results):
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
-    loader = make_loader(processor, settings, Split(2, 2, world_size=2, rank=rank))
-    windows = [batch["window"] for batch in loader]
-    own = [int((batch["labels"] != -100).sum()) for batch in loader]
-    loader = make_loader(processor, settings, Split(2, 2, world_size=2, rank=rank), share=0.001)
+def rank_windows(processor, settings):
+    """On each rank: all windows, own target counts, and the error of a run over its budget."""
+    dist.init_process_group("gloo")
+    split = Split(2, 2, world_size=2, rank=dist.get_rank())
+    batches = list(make_loader(processor, settings, split))
+    loader = make_loader(processor, settings, split, share=0.001)
     loader.budget.bad.update({"b": 2})
-    try:
-        list(itertools.islice(loader, 12))
-        message = ""
-    except UserError as error:
-        message = str(error)
-    results.put((rank, windows, own, message))
+    with pytest.raises(UserError) as caught:
+        list(loader)
     dist.destroy_process_group()
+    own = [int((batch["labels"] != -100).sum()) for batch in batches]
+    return [batch["window"] for batch in batches], own, str(caught.value)
 
 
-def test_ranks_agree_on_counts_and_on_the_budget(processor, settings, tmp_path):
-    context = mp.get_context("forkserver")
-    results = context.SimpleQueue()
-    arguments = (processor, settings, tmp_path / "store", results)
-    processes = mp.start_processes(run_rank, arguments, nprocs=2, join=False, start_method="forkserver")
-    while not processes.join():
-        pass
-    found = {rank: rest for rank, *rest in (results.get() for _ in range(2))}
-    (windows, own_0, message_0), (windows_1, own_1, message_1) = found[0], found[1]
+def test_ranks_agree_on_counts_and_on_the_budget(processor, settings):
+    (windows, own_0, message_0), (windows_1, own_1, message_1) = run_ranks(rank_windows, 2, processor, settings)
     assert windows == windows_1
     alone = [batch["window"] for batch in make_loader(processor, settings, Split(4, 2))]
     assert [w["text_targets"] for w in windows] == [w["text_targets"] for w in alone]
     for step in range(4):
-        assert windows[2 * step]["text_targets"] == sum(
-            own_0[2 * step : 2 * step + 2] + own_1[2 * step : 2 * step + 2]
-        )
+        both = own_0[2 * step : 2 * step + 2] + own_1[2 * step : 2 * step + 2]
+        assert windows[2 * step]["text_targets"] == sum(both)
     assert message_0 == message_1 and "data source b" in message_0 and "missing.png" in message_0
 
 
-def test_empty_positions_are_not_reported(processor):
+def test_empty_positions_are_not_reported():
     batch = Collator(bos_id=1, pad_id=0)([Draw("", 0, None), Draw("a", 2, Skipped("a", "x", "bad", 7, 2))])
     assert batch["input_ids"].tolist() == [[1], [1]]
     assert batch["skipped"] == [{"source": "a", "id": "x", "reason": "bad", "position": 7, "epoch": 2}]

@@ -3,10 +3,11 @@ import pickle
 
 import pytest
 
-from datamodules.sources import Source, SourceSettings, expand_braces, find_files, open_sources
+from datamodules.sources import Source, expand_braces, find_files, open_sources
 from emu2_lit.errors import UserError
 from emu2_lit.model.chat_template import SYSTEM_MESSAGES
 from emu2_lit.samples.sample import BadSample
+from emu2_lit.settings import SourceSettings
 from tests.datamodules.test_tars import make_tar
 
 CHAT = {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]}

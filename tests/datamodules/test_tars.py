@@ -71,9 +71,7 @@ def test_truncation_within_a_member_keeps_the_samples_before(tmp_path):
         file.truncate(6 * 2560 + 3 * 512)
     records = TarRecords(path, cache=tmp_path / "cache")
     assert [records.label(i) for i in range(len(records))] == ["0", "1", "2", "(end of tar)"]
-    with pytest.raises(
-        BadSample, match=r"damaged: the file ends within 3\.jpg; the 3 samples before are used"
-    ):
+    with pytest.raises(BadSample, match=r"damaged: the file ends within 3\.jpg; the 3 samples before are used"):
         records[3]
 
 

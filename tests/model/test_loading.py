@@ -15,8 +15,10 @@ from tests.golden_data import golden_config
 from tests.model.weight_cases import (
     assert_same_weights,
     load_native,
+    measures_memory,
     native_file,
     native_tensors,
+    peak_memory,
     published_tensors,
     tiny_model,
     write_published,
@@ -256,8 +258,26 @@ def test_other_pickles(tmp_path):
     assert "not a flat state dict" in refusal(load, tmp_path / "nested.bin", config=golden_config("chat"))
 
 
-def test_grouped_sizes_and_seeds_do_not_matter(tmp_path):
-    """A model of other sizes, with grouped key-value heads, goes through its own folder."""
+def test_other_sizes(tmp_path):
+    """A model with grouped key-value heads goes through its own folder."""
     model = tiny_model(num_key_value_heads=2, num_hidden_layers=2)
     model.save_pretrained(tmp_path)
     assert_same_weights(load(tmp_path).state_dict(), model.state_dict())
+
+
+@measures_memory
+@pytest.mark.parametrize("suffix", [".bin", ".safetensors"])
+def test_no_second_copy_in_memory(tmp_path, suffix):
+    """A float32 checkpoint read as bfloat16 takes the model and little more than one mapped shard."""
+    config = Emu2Config.preset("tiny")
+    config.text_config.intermediate_size, config.text_config.num_hidden_layers = 16384, 12
+    with torch.device("meta"):
+        shapes = Emu2ForConditionalGeneration(config).state_dict()
+    tensors = {name: torch.ones(tensor.shape) for name, tensor in shapes.items()}
+    stored, shards = sum(tensor.nbytes for tensor in tensors.values()), 8
+    write_published(tmp_path, tensors, config, shards=shards, suffix=suffix)
+    del tensors
+    with peak_memory() as peak:
+        model = load(tmp_path, dtype=torch.bfloat16)
+    assert sum(parameter.nbytes for parameter in model.parameters()) == stored / 2
+    assert peak.bytes < stored / 2 + 2 * stored / shards

@@ -1,8 +1,13 @@
 """What the tests of weights share: the reference weights, and the forms in which checkpoints come."""
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -68,3 +73,30 @@ def assert_same_weights(got: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     for name, tensor in expected.items():
         assert got[name].dtype == tensor.dtype, name
         assert torch.equal(got[name].cpu(), tensor), name
+
+
+@dataclass
+class Peak:
+    """How far the process's resident memory rose, pages of mapped files included."""
+
+    bytes: int = 0
+
+
+measures_memory = pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak memory is read from Linux's /proc"
+)
+
+
+@contextmanager
+def peak_memory() -> Iterator[Peak]:
+    """Measure a block; its result is there after the block."""
+
+    def resident(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
+    before, peak = resident("VmRSS"), Peak()
+    yield peak
+    peak.bytes = resident("VmHWM") - before

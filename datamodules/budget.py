@@ -1,10 +1,8 @@
-"""What was skipped and why: the ledger file, and the budget that stops a run on bad data."""
+"""What was skipped and why, and the budget that stops a run on bad data."""
 
-import json
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 from emu2_lit.errors import UserError
 
@@ -20,20 +18,6 @@ class Skipped:
     reason: str
     position: int
     epoch: int = 0
-
-
-class Ledger:
-    """Appends skipped samples to a JSON-lines file."""
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def append(self, entries: list[Skipped]) -> None:
-        if not entries:
-            return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(asdict(entry), ensure_ascii=False) + "\n" for entry in entries)
 
 
 class Budget:

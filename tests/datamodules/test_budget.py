@@ -1,17 +1,4 @@
-import json
-
-from datamodules.ledger import Budget, Ledger, Skipped
-
-
-def test_ledger_appends_json_lines(tmp_path):
-    ledger = Ledger(tmp_path / "run" / "ledger.jsonl")
-    ledger.append([])
-    assert not ledger.path.exists()
-    ledger.append([Skipped("a", "1", "empty", 4)])
-    ledger.append([Skipped("a", "2", "missing ü", 9, epoch=1)])
-    rows = [json.loads(line) for line in ledger.path.read_text(encoding="utf-8").splitlines()]
-    assert [row["id"] for row in rows] == ["1", "2"]
-    assert rows[1] == {"source": "a", "id": "2", "reason": "missing ü", "position": 9, "epoch": 1}
+from datamodules.budget import Budget, Skipped
 
 
 def drawn(budget, count, bad):
