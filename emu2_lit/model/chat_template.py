@@ -1,6 +1,6 @@
 """The chat template of Emu2-Chat, as its published inference code writes it.
 
-    {system} [USER]: {question} [ASSISTANT]: {answer}</s>[USER]: {question} [ASSISTANT]:
+{system} [USER]: {question} [ASSISTANT]: {answer}</s>[USER]: {question} [ASSISTANT]:
 """
 
 from collections.abc import Sequence

@@ -55,3 +55,10 @@ def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) 
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: this adapter does not fit the model: {error}") from error
+
+
+def merge_adapters(model: nn.Module, folders: Sequence[str | Path]) -> nn.Module:
+    """Fold adapters into the weights, oldest first. Raises UserError as `load_adapter` does."""
+    for folder in folders:
+        model = load_adapter(model, folder).merge_and_unload()
+    return model

@@ -1,5 +1,6 @@
 """Texts, pictures and video frames to what the network takes, and ids back to text."""
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,12 @@ from emu2_lit.errors import UserError
 from emu2_lit.model.chat_template import chat_segments, messages_to_turns
 from emu2_lit.model.configuration import Emu2Config
 from emu2_lit.model.images import ImageError, load_image, pixel_values
+from emu2_lit.model.loading import read_config
 from emu2_lit.model.segments import Segment, parse_prompt, render
 from emu2_lit.model.tiny_tokenizer import TINY_VOCAB_SIZE, tiny_tokenizer_model
-from emu2_lit.model.tokenizer import Emu2Tokenizer
+from emu2_lit.model.tokenizer import MODEL_FILE, Emu2Tokenizer
+
+CONFIG_FILE = "processor_config.json"
 
 
 class Emu2Processor:
@@ -38,17 +42,14 @@ class Emu2Processor:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Emu2Processor":
-        """From a folder with `tokenizer.model` and a model's `config.json`, or the one that `save_pretrained` wrote.
+        """From a folder that `save_pretrained` wrote, or that of a model, in our form or as published.
 
         Raises:
-            UserError: one of them is missing.
+            UserError: the configuration or `tokenizer.model` is missing or damaged.
         """
         folder = Path(folder)
-        for name in ("processor_config.json", "config.json"):
-            if (folder / name).is_file():
-                config = Emu2Config.from_json_file(folder / name)
-                return cls.from_sentencepiece(folder, config)
-        raise UserError(f"{folder}: neither processor_config.json nor config.json is here")
+        tokenizer = folder if (folder / MODEL_FILE).is_file() else folder / "tokenizer"  # Emu2-Gen keeps it apart
+        return cls.from_sentencepiece(tokenizer if tokenizer.is_dir() else folder, _read_config(folder))
 
     @classmethod
     def for_config(cls, config: Emu2Config) -> "Emu2Processor":
@@ -71,7 +72,7 @@ class Emu2Processor:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer and `processor_config.json`."""
         self.tokenizer.save_pretrained(folder)
-        self.config.to_json_file(Path(folder) / "processor_config.json", use_diff=False)
+        self.config.to_json_file(Path(folder) / CONFIG_FILE, use_diff=False)
 
     # -- tensors ---------------------------------------------------------------------------------------------
     def __call__(
@@ -135,6 +136,15 @@ class Emu2Processor:
     def decode(self, ids: Iterable, skip_special_tokens: bool = True) -> str:
         """The text of one row of ids."""
         return self.tokenizer.decode(ids, skip_special_tokens)
+
+
+def _read_config(folder: Path) -> Emu2Config:
+    file = folder / CONFIG_FILE
+    try:
+        values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file}: not valid JSON ({error})") from error
+    return Emu2Config.from_dict(values) if "vision_config" in values else read_config(folder)
 
 
 def _flat(pictures: Any) -> list[Any]:

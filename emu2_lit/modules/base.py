@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.loading import load_model
-from emu2_lit.model.lora import TOWER_LINEARS, apply_lora, load_adapter
+from emu2_lit.model.lora import TOWER_LINEARS, apply_lora, load_adapter, merge_adapters
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import parameter_groups, schedule
@@ -94,13 +94,12 @@ class TuningModule(LightningModule):
         if self.model is not None:
             return
         model = self._build()
-        for folder in self.merged_adapters:
-            model = load_adapter(model, folder).merge_and_unload()
-        new_tokens = add_role_tokens(model) if self.needs_role_tokens else []
         if self.processor is None:
             self.processor = Emu2Processor.for_config(model.config)
         if self.needs_role_tokens and not self.processor.tokenizer.chat:
             raise UserError("The processor has no role tokens: make it with chat=True")
+        new_tokens = add_role_tokens(model) if self.processor.tokenizer.chat else []
+        model = merge_adapters(model, self.merged_adapters)
         if self.lora:
             self.model = self._with_adapters(model, new_tokens)
         else:

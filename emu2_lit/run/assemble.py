@@ -127,7 +127,9 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
             f"{data.micro_batch_size} times {trainer.world_size} device(s): change one of them"
         )
     trainer.accumulate_grad_batches = passes
-    if not settings.fast_dev_run:
+    if settings.fast_dev_run:
+        trainer.limit_train_batches = settings.fast_dev_run * passes  # Lightning counts micro-batches
+    else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
 

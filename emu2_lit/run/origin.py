@@ -78,7 +78,7 @@ def _from_run(run: Path) -> Origin:
 def base_section(run: Path) -> ModelSection:
     """What a run started from; the recipe that it ran first is found in its `base` folder."""
     model = recipes.load(str(run / "recipe.yaml")).model
-    if recipes.is_recipe(model.weights):
+    if model.weights and recipes.is_recipe(model.weights):
         model.weights = str(run / "base")
     return model
 

@@ -8,7 +8,7 @@ from torch import nn
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.loading import load_model
-from emu2_lit.model.lora import load_adapter
+from emu2_lit.model.lora import load_adapter, merge_adapters
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.recipe.schema import ModelSection
 from emu2_lit.run.origin import Origin, base_section, resolve
@@ -31,10 +31,9 @@ def load_run(
         Emu2ForConditionalGeneration, origin.source, config=origin.config, dtype=dtype, quantization=quantization,
         device_map=device_map,
     )  # fmt: skip
-    for folder in origin.merged:
-        model = load_adapter(model, folder).merge_and_unload()
     if origin.processor.tokenizer.chat:
         add_role_tokens(model)
+    model = merge_adapters(model, origin.merged)
     if adapter is not None:
         model = load_adapter(model, adapter)
     return model.eval(), origin.processor
