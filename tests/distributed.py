@@ -5,6 +5,7 @@ that has already run with more threads hangs.
 """
 
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
@@ -36,7 +37,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
             for process in ranks:
                 process.terminate()
             raise AssertionError(f"rank {rank} failed:\n{error}")
-        gathered[rank] = value
+        gathered[rank] = pickle.loads(value)
     for process in ranks:
         process.join()
     return [gathered[rank] for rank in range(world_size)]
@@ -49,7 +50,7 @@ def _rank(results, function, rank: int, world_size: int, port: int, args: tuple)
     )  # fmt: skip
     torch.set_num_threads(1)
     try:
-        results.put((rank, function(*args), None))
+        results.put((rank, pickle.dumps(function(*args)), None))  # torch would share memory that ends with the rank
     except BaseException:
         results.put((rank, None, traceback.format_exc()))
 
