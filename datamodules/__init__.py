@@ -1,1 +1,5 @@
 """What the model learns from: importers -> Sample -> order -> batches -> LightningDataModules."""
+
+from datamodules.chat import ChatDataModule
+
+__all__ = ["ChatDataModule"]

@@ -38,7 +38,8 @@ class Source:
         self.fingerprint = _fingerprint(self.paths, self.ends)
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        """Samples; the first `limit` of the files."""
+        return min(self.ends[-1], self.settings.limit or self.ends[-1])
 
     def __getitem__(self, index: int) -> Sample:
         file, place = self._locate(index)

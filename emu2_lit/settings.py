@@ -43,3 +43,4 @@ class SourceSettings:
     root: str | None = None  # folder of relative picture paths; default the file's own
     system_message: str | None = None  # comprehensive | concise | none | a text; default comprehensive
     num_frames: int = 8  # frames that are taken of a video, evenly spread (paper: 8, 12 or 16)
+    limit: int | None = None  # only the first so many samples

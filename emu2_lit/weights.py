@@ -80,15 +80,15 @@ def convert(
     interrupted call has written are kept. The other files (configuration, tokenizer) are copied last.
 
     Args:
-        source: folder or file; of Emu2-Gen the multimodal model is taken.
+        source: folder, file or hub name; of Emu2-Gen the multimodal model is taken.
         target: folder to write.
         dtype: of floating tensors.
     Returns:
         The target.
     Raises:
-        UserError: no weights in `source`, it is also the target, or too little disk.
+        UserError: no weights in `source`, it was not fetched, it is also the target, or too little disk.
     """
-    source, target = Path(source), Path(target)
+    source, target = Path(source) if Path(source).exists() else local_folder(str(source)), Path(target)
     if source.resolve() == target.resolve():
         raise UserError(f"{target}: is the source itself; give another folder to write to")
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -4,7 +4,7 @@ import logging
 import warnings
 
 _REMARKS = (
-    "GPU available", "TPU available", "litlogger", "`weights_only` was not set", "`Trainer.fit` stopped",
+    "GPU available", "TPU available", "litlogger", "litmodels", "`Trainer.fit` stopped",
     "LOCAL_RANK", "module(s) in eval mode",
 )  # fmt: skip
 _WARNINGS = (

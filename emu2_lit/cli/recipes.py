@@ -9,6 +9,7 @@ from emu2_lit.recipe import catalog, load, missing_files, read, required_keys, t
 
 def register(commands: argparse._SubParsersAction) -> None:
     listing = commands.add_parser("recipes", help="list the shipped recipes")
+    listing.add_argument("--markdown", action="store_true", help="as the table in the README")
     listing.set_defaults(command=list_recipes)
 
     show = commands.add_parser("show", help="print a recipe with all its values, and what they mean")
@@ -43,9 +44,18 @@ def list_recipes(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(found, indent=2))
         return
+    if args.markdown:
+        print(markdown_table(found))
+        return
     width = max((len(recipe["name"]) for recipe in found), default=0)
     for recipe in found:
         print(f"{recipe['name']:{width}}  {recipe['description']}")
+
+
+def markdown_table(found: list[dict]) -> str:
+    """What runs where, from the recipes' own headers."""
+    rows = [f"| `{r['name']}` | {r['description']} | {r['hardware']} |" for r in found]
+    return "\n".join(["| recipe | what it does | what it runs on |", "|---|---|---|", *rows])
 
 
 def show_recipe(args: argparse.Namespace) -> None:

@@ -15,7 +15,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     fetch.set_defaults(command=fetch_weights)
 
     convert = actions.add_parser("convert", help="float32 .bin shards to bf16 safetensors, shard by shard")
-    convert.add_argument("source", type=Path, help="folder of weights as downloaded")
+    convert.add_argument("source", help="folder of weights as downloaded, or the hub name that was fetched")
     convert.add_argument("out", type=Path, help="folder to write")
     convert.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), default="bfloat16")
     convert.set_defaults(command=convert_weights)

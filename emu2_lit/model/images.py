@@ -8,12 +8,15 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 MAX_PIXELS = 89_000_000  # a header that promises more is a mistake or an attack: decoding would fill the memory
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+_TURN = Image.Transpose  # by EXIF orientation
+_TURNS = {2: _TURN.FLIP_LEFT_RIGHT, 3: _TURN.ROTATE_180, 4: _TURN.FLIP_TOP_BOTTOM, 5: _TURN.TRANSPOSE,
+          6: _TURN.ROTATE_270, 7: _TURN.TRANSVERSE, 8: _TURN.ROTATE_90}  # fmt: skip
 
 
 class ImageError(Exception):
@@ -86,11 +89,13 @@ def _decode_uri(uri: str) -> bytes:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """Pillow's own exif_transpose also rewrites the camera data, and fails where any of it is malformed."""
+    image.load()
     try:
-        return ImageOps.exif_transpose(image)
-    except Exception:
-        image.load()  # the picture itself may be damaged: that is an error
-        return image  # otherwise only its camera data is, which says nothing then
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # unreadable camera data says nothing
+        turn = None
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -11,7 +11,7 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
     if "val/exact_match" in summary:
         before = summary.get("val/exact_match_base")
         was = f"{before:.3f} before tuning, " if before is not None else ""
-        lines.append(f"Exact match on held-out samples: {was}{summary['val/exact_match']:.3f} after")
+        lines.append(f"Exact match on validation samples: {was}{summary['val/exact_match']:.3f} after")
         lines += [f"  {answer}" for answer in _answers(folder / "answers.jsonl")]
     lines.append(f"Result: {summary['result']}")
     lines.append(f"  see     {folder / 'report.html'}")

@@ -58,7 +58,7 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
     checkpoint = _resume_from(recipe, folder)
     _save_recipe(recipe, folder)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint)
+    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
