@@ -38,11 +38,12 @@ def test_every_source_gives_the_same_picture(picture, tmp_path):
 
 
 # -- forms of pictures ---------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_camera_rotation_is_applied(picture, orientation):
+def test_camera_rotation_is_applied_once(picture, orientation, form):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = orientation
-    turned = load_image(saved(picture, exif=exif))
+    turned = load_image(saved(picture, form, exif=exif))
     turns = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270",
              7: "TRANSVERSE", 8: "ROTATE_90"}  # fmt: skip
     expected = picture.transpose(Image.Transpose[turns[orientation]]) if orientation > 1 else picture
