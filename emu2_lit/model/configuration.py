@@ -214,31 +214,30 @@ _LLAMA_33B = dict(
     max_position_embeddings=2048, rms_norm_eps=1e-6, hidden_act="silu",
 )  # fmt: skip
 
-# The small presets use the tokenizer that the project builds itself (tiny_tokenizer.py).
-_TINY_VOCABULARY = 480
+TINY_VOCAB_SIZE = 480  # pieces of the tokenizer that the project builds itself for the small presets
 PRESETS: dict[str, dict[str, Any]] = {
     "emu2": dict(n_query=64, v_query=64, text_config=_LLAMA_33B),
     "emu2-chat": dict(n_query=256, v_query=64, text_config=dict(_LLAMA_33B, vocab_size=32274)),
     "emu2-gen": dict(n_query=64, v_query=64, text_config=_LLAMA_33B),
     "small": dict(
-        n_query=64, v_query=16, base_vocab_size=_TINY_VOCABULARY,
+        n_query=64, v_query=16, base_vocab_size=TINY_VOCAB_SIZE,
         vision_config=dict(
             image_size=112, patch_size=14, hidden_size=512, num_hidden_layers=10, num_attention_heads=8,
             intermediate_size=2048,
         ),
         text_config=dict(
-            vocab_size=_TINY_VOCABULARY + 272, hidden_size=768, intermediate_size=2048, num_hidden_layers=10,
+            vocab_size=TINY_VOCAB_SIZE + 272, hidden_size=768, intermediate_size=2048, num_hidden_layers=10,
             num_attention_heads=12, max_position_embeddings=2048, rms_norm_eps=1e-6,
         ),
     ),
     "tiny": dict(
-        n_query=4, v_query=4, base_vocab_size=_TINY_VOCABULARY, initializer_range=0.05,
+        n_query=4, v_query=4, base_vocab_size=TINY_VOCAB_SIZE, initializer_range=0.05,
         vision_config=dict(
             image_size=56, patch_size=14, hidden_size=64, num_hidden_layers=3, num_attention_heads=4,
             intermediate_size=256,
         ),
         text_config=dict(
-            vocab_size=_TINY_VOCABULARY + 272, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
+            vocab_size=TINY_VOCAB_SIZE + 272, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
             num_attention_heads=4, max_position_embeddings=2048, rms_norm_eps=1e-6, initializer_range=0.05,
         ),
     ),

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.chat_template import chat_segments, messages_to_turns
-from emu2_lit.model.configuration import Emu2Config
+from emu2_lit.model.configuration import TINY_VOCAB_SIZE, Emu2Config
 from emu2_lit.model.images import ImageError, load_image, pixel_values
 from emu2_lit.model.loading import read_config
 from emu2_lit.model.segments import Segment, parse_prompt, render
-from emu2_lit.model.tiny_tokenizer import TINY_VOCAB_SIZE, tiny_tokenizer_model
+from emu2_lit.model.tiny_tokenizer import tiny_tokenizer_model
 from emu2_lit.model.tokenizer import MODEL_FILE, Emu2Tokenizer
 
 CONFIG_FILE = "processor_config.json"

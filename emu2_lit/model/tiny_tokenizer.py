@@ -6,8 +6,7 @@ import io
 import sentencepiece
 
 from emu2_lit.model.chat_template import SYSTEM_MESSAGES
-
-TINY_VOCAB_SIZE = 480  # pieces: three controls, 256 bytes, and what the corpus asks for
+from emu2_lit.model.configuration import TINY_VOCAB_SIZE
 
 _DIGITS = "zero one two three four five six seven eight nine ten".split()
 _WORDS = (

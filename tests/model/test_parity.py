@@ -145,27 +145,25 @@ def test_chat_loss():
     assert float(output.text_loss) == pytest.approx(expected["loss"], abs=1e-4)
 
 
-@close
-def test_whole_chats(name):
-    reference = golden(name)
-    image, question = {"type": "image"}, {"type": "text", "text": "what color is this?"}
-    first = {"role": "user", "content": [image, question]}
-    turns = [
-        first,
-        {"role": "assistant", "content": "red"},
-        {"role": "user", "content": [{"type": "text", "text": "describe the image"}, image]},
-    ]
-    video = [{"role": "user", "content": [
-        {"type": "video", "num_frames": 2}, {"type": "text", "text": "what is the man standing on?"},
-    ]}]  # fmt: skip
-    prompts = reference.processor.apply_chat_template
-    assert prompts(turns) == reference.expected["chat_prompt"]
-    assert prompts(turns, grounding=True) == reference.expected["chat_prompt_grounding"]
-    assert prompts(video) == reference.expected["video_prompt"]
-
-
 def test_slots_and_embeddings_must_agree():
     reference = golden("chat")
     batch = interleaved(reference)
     with pytest.raises(ValueError, match="visual slots"):
         reference.model(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"][:-1])
+
+
+@close
+def test_whole_chats(name):
+    """Five beams, length penalty -1, 12 new tokens; the prompts themselves are compared in test_chat_template.py."""
+    reference = golden(name)
+    inputs = {
+        "chat": dict(text=[reference.expected["chat_prompt"]], images=reference.images[:2]),
+        "video": dict(text=[reference.expected["video_prompt"]], videos=reference.images[:2]),
+        "plain": dict(text=["[<IMG_PLH>]a red circle.[<IMG_PLH>]"], images=reference.images[:2]),
+    }
+    for kind, given in inputs.items():
+        ids = reference.model.generate(
+            **reference.processor(**given), num_beams=5, length_penalty=-1, max_new_tokens=12, do_sample=False
+        )
+        text = reference.processor.batch_decode(ids)[0]
+        assert text.strip() == reference.expected[f"{kind}_output"].strip(), kind
