@@ -21,11 +21,11 @@ callbacks: {{answers: null, gradient_check_steps: 0, report: false}}
 def test_fit_runs_and_knows_that_it_is_done(emu2_lit, digits, tmp_path):
     (tmp_path / "mine.yaml").write_text(RECIPE.format(digits=digits))
     status, out, _ = emu2_lit("fit", "mine.yaml")
-    assert status == 0 and "mine.yaml: finished; runs/mine" in out
+    assert status == 0 and "Result: runs/mine/adapter" in out
     assert json.loads((tmp_path / "runs/mine/summary.json").read_text())["steps"] == 2
     assert (tmp_path / "runs/mine/adapter/adapter_config.json").is_file()
     status, out, _ = emu2_lit("fit", "mine.yaml")
-    assert status == 0 and "already finished" in out
+    assert status == 0 and "has already finished" in out
 
 
 def test_missing_data_is_told_at_once(emu2_lit, tmp_path):

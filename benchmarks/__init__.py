@@ -1,0 +1,1 @@
+"""One script per question; results/ keeps what was measured."""
