@@ -256,6 +256,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         embeds, _ = self.embed_inputs(input_ids, pixel_values, video_pixel_values, visual_embeds, video_embeds)
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
+        kwargs.setdefault("pad_token_id", self.config.pad_token_id)
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
     # -- weights ---------------------------------------------------------------------------------------------

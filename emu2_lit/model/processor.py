@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import BatchFeature
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.chat_template import chat_segments, messages_to_turns
@@ -77,8 +78,8 @@ class Emu2Processor:
     # -- tensors ---------------------------------------------------------------------------------------------
     def __call__(
         self, text: str | Sequence[str], images: Sequence[Any] | None = None, videos: Sequence[Any] | None = None
-    ) -> dict[str, Tensor]:
-        """A left-padded batch of raw prompts, in which special strings are tokens.
+    ) -> BatchFeature:
+        """A left-padded batch of raw prompts, in which special strings are tokens; `.to(device)` moves it.
 
         Args:
             text: prompts; `[<IMG_PLH>]` stands for a picture, `[<VID_PLH>]` for a video frame.
@@ -101,7 +102,7 @@ class Emu2Processor:
             batch["pixel_values"] = self._pixels(images)
         if frames:
             batch["video_pixel_values"] = self._pixels(frames)
-        return batch
+        return BatchFeature(batch)
 
     def encode_segments(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
         """Ids of a prompt, BOS first, with every slot of its pictures, and which of them are learned."""
