@@ -26,7 +26,8 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     context.set_forkserver_preload(_PRELOAD)
     port, results = _free_port(), context.SimpleQueue()
     ranks = [
-        context.Process(target=_rank, args=(results, function, rank, world_size, port, args)) for rank in range(world_size)
+        context.Process(target=_rank, args=(results, function, rank, world_size, port, args))
+        for rank in range(world_size)
     ]
     for process in ranks:
         process.start()

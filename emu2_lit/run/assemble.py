@@ -16,7 +16,6 @@ from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
-
 _PREPARED = {"digits": prepare_digits}
 
 

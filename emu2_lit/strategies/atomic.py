@@ -1,5 +1,6 @@
 """Checkpoints that are whole or not there: written beside the target, synced to disk, then renamed."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(partial, path)
         except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
-            partial.unlink(missing_ok=True)
-            raise UserError(f"{path}: the checkpoint could not be written ({error}); the previous one stands") from error
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise UserError(f"{path}: cannot write the checkpoint ({error}); the previous one stands") from error
         _sync_folder(path.parent)
 
 

@@ -4,9 +4,9 @@ import random
 import pytest
 
 from emu2_lit.errors import UserError
+from emu2_lit.model.configuration import TINY_VOCAB_SIZE
 from emu2_lit.model.segments import Segment, parse_prompt, render
 from emu2_lit.model.special_tokens import special_token_ids
-from emu2_lit.model.configuration import TINY_VOCAB_SIZE
 from emu2_lit.model.tiny_tokenizer import tiny_tokenizer_model
 from emu2_lit.model.tokenizer import Emu2Tokenizer
 from tests.golden_data import FOLDER, golden

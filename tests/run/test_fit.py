@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -82,9 +81,8 @@ def test_a_tuned_run_is_talked_to_and_tuned_further(chat_result, tmp_path):
 
 
 def test_an_adapter_goes_on(chat_result, caption_model, tmp_path):
-    went_on = fit(
-        chat_recipe(tmp_path, caption_model, f"model.adapter={chat_result.directory / 'adapter'}", "trainer.max_steps=2")
-    )
+    start = f"model.adapter={chat_result.directory / 'adapter'}"
+    went_on = fit(chat_recipe(tmp_path, caption_model, start, "trainer.max_steps=2"))
     before = load_file(chat_result.directory / "adapter" / "adapter_model.safetensors")
     after = load_file(went_on.directory / "adapter" / "adapter_model.safetensors")
     assert before.keys() == after.keys()
