@@ -8,6 +8,7 @@ from torch import Tensor
 
 from callbacks.steps import StepCallback
 from emu2_lit.errors import UserError
+from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import part_of
 
 _NEEDS_PICTURES = {"visual", "project_up", "project_down"}
@@ -102,4 +103,4 @@ def _targets(batch: dict[str, Any]) -> int:
     window = batch.get("window")
     if window is not None:  # counted by the loader, over the whole global batch
         return window["text_targets"] + window["visual_targets"]
-    return int((batch["labels"] != -100).sum())
+    return int((batch["labels"] != IGNORE).sum())

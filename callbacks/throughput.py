@@ -9,6 +9,7 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.steps import StepCallback
+from emu2_lit.model.objective import IGNORE
 
 _GIB = 2**30
 
@@ -117,4 +118,4 @@ def peak_memory_bytes(device: torch.device) -> int:
 def _count(batch: dict[str, Any]) -> torch.Tensor:
     """Samples, tokens without padding, learned tokens; stays on the device, so that it waits for nothing."""
     tokens = batch["attention_mask"].sum()
-    return torch.stack([tokens.new_tensor(len(batch["sample_ids"])), tokens, (batch["labels"] != -100).sum()])
+    return torch.stack([tokens.new_tensor(len(batch["sample_ids"])), tokens, (batch["labels"] != IGNORE).sum()])

@@ -13,6 +13,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.loading import load_model
 from emu2_lit.model.lora import TOWER_LINEARS, apply_lora, load_adapter, merge_adapters
+from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import parameter_groups, schedule
@@ -153,7 +154,7 @@ class TuningModule(LightningModule):
         return {key: batch[key] for key in MODEL_INPUTS if batch.get(key) is not None}
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        window = batch.get("window") or self._lone_window(batch)
+        window = batch.get("window") or self._lone_window(batch, batch_idx)
         self._seed_generators(window)
         loss_sum, _ = self.losses(batch)
         share = loss_sum / max(self.targets_of(window), 1)
@@ -166,13 +167,14 @@ class TuningModule(LightningModule):
         """The targets in the global batch that this objective averages over."""
         return window["text_targets"]
 
-    def _lone_window(self, batch: dict[str, Any]) -> dict[str, int]:
-        """For loaders other than the kit's: each micro-batch counts for itself."""
-        parts = self.trainer.accumulate_grad_batches * self.trainer.world_size
-        targets = int((batch["labels"][:, 1:] != -100).sum()) * parts
+    def _lone_window(self, batch: dict[str, Any], batch_idx: int) -> dict[str, int]:
+        """For loaders other than the kit's: each micro-batch weighs the same, whatever its targets."""
+        passes = self.trainer.accumulate_grad_batches
+        targets = int((batch["labels"][:, 1:] != IGNORE).sum()) * passes * self.trainer.world_size
         return dict(
-            text_targets=targets, step=self.global_step, micro_batch=0, micro_batches=1, visual_targets=0
-        )
+            text_targets=targets, visual_targets=0, step=self.global_step, micro_batch=batch_idx % passes,
+            micro_batches=passes,
+        )  # fmt: skip
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""

@@ -11,12 +11,11 @@ from torch import Tensor
 from emu2_lit.model.boxes import box_segments
 from emu2_lit.model.chat_template import Turn, chat_segments
 from emu2_lit.model.images import ImageError, load_image, pixel_values
+from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, IMAGE, VIDEO
 from emu2_lit.model.video import read_frames
 from emu2_lit.samples.sample import BadSample, FileSlice, Part, Sample, Video, picture_name
-
-IGNORE = -100
 
 
 @dataclass

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from lightning import Trainer
 from torch.testing import assert_close
+from torch.utils.data import DataLoader
 
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.modules import CaptionTuning, ChatTuning
-from emu2_lit.settings import LoraSettings
+from emu2_lit.settings import LoraSettings, OptimizerSettings
 from tests.distributed import run_ranks
 from tests.modules.runs import STEPS, chat_run
 
@@ -131,3 +133,16 @@ def test_trained_weights_are_float32_and_frozen_ones_as_asked():
     module = built(ChatTuning(Emu2Config.preset("tiny"), chat_processor(), lora=LoraSettings(), dtype=torch.bfloat16))
     kinds = {(parameter.requires_grad, parameter.dtype) for parameter in module.parameters()}
     assert kinds == {(True, torch.float32), (False, torch.bfloat16)}
+
+
+def test_batches_of_any_other_loader_count_for_themselves(tmp_path):
+    module = ChatTuning(Emu2Config.preset("tiny"), chat_processor(), optimizer=OptimizerSettings(lr=1e-3))
+    ids = torch.tensor([1, *range(10, 20), 2])
+    batch = dict(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    trainer = Trainer(
+        max_steps=3, accumulate_grad_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(module, DataLoader([batch] * 12, batch_size=2))
+    assert trainer.global_step == 3
+    assert 4 < float(trainer.callback_metrics["train/loss"]) < 7  # near log(754) before the first update
