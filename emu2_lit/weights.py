@@ -63,8 +63,8 @@ def local_folder(name: str) -> Path:
         with contextlib.suppress(*_HUB_ERRORS):
             return Path(snapshot_download(name, local_files_only=True, ignore_patterns=_patterns(left_out)))
     raise UserError(
-        f"{name}: neither a file or folder here, nor (completely) fetched from the hub; if it is a hub name, run "
-        f"`emu2-lit weights fetch {name}` first"
+        f"{name}: no such file or folder here, and not (completely) fetched from the hub. Published weights, once: "
+        "`emu2-lit weights fetch BAAI/Emu2-Chat`, then `emu2-lit weights convert BAAI/Emu2-Chat FOLDER`"
     )
 
 

@@ -7,11 +7,17 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
 from emu2_lit.errors import UserError
+from emu2_lit.model.parts import part_of
 from emu2_lit.settings import LM_LINEARS, LoraSettings
 
 TOWER_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 PROJECTIONS = ("project_up", "project_down")
 LORA_TARGETS = LM_LINEARS + TOWER_LINEARS + PROJECTIONS
+
+
+def target_part(target: str) -> str:
+    """The part of the network that a LoRA target lies in."""
+    return "visual" if target in TOWER_LINEARS else part_of(target)
 
 
 def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence[int] = ()) -> PeftModel:

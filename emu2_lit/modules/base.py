@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.loading import load_model
-from emu2_lit.model.lora import TOWER_LINEARS, apply_lora, load_adapter, merge_adapters
+from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target_part
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
@@ -81,11 +81,12 @@ class TuningModule(LightningModule):
 
     def _check(self) -> None:
         check_parts(self.frozen)
-        if self.lora and "visual" in self.frozen and set(self.lora.targets) & set(TOWER_LINEARS):
-            raise UserError(
-                "tuning.lora.targets names layers of the tower, but tuning.frozen lists `visual`: "
-                "take it out of tuning.frozen to put adapters there"
-            )
+        for target in self.lora.targets if self.lora else ():
+            if target_part(target) in self.frozen:
+                raise UserError(
+                    f"tuning.lora.targets: {target} belongs to `{target_part(target)}`, which tuning.frozen lists; "
+                    "take it out of one of them"
+                )
         if self.quantization and not self.lora:
             raise UserError("model.quantization: quantised weights cannot be tuned in full; set tuning.method: lora")
 

@@ -42,7 +42,7 @@ class TuningSection:
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
     # The chat loss does not reach project_down, so it would only decay.
-    frozen: list[Part] = field(default_factory=lambda: ["visual", "project_down"])  # with method full
+    frozen: list[Part] = field(default_factory=lambda: ["visual", "project_down"])  # parts of which nothing trains
     activation_checkpointing: bool = False  # recompute activations: less memory, about a third slower
 
 

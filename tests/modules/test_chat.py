@@ -99,7 +99,7 @@ def test_what_trains_by_part():
 
 def test_lora_on_the_tower_needs_an_unfrozen_tower():
     settings = LoraSettings(targets=["attn.qkv", "q_proj"])
-    with pytest.raises(UserError, match="take it out of tuning.frozen"):
+    with pytest.raises(UserError, match="attn.qkv belongs to `visual`"):
         ChatTuning(Emu2Config.preset("tiny"), chat_processor(), lora=settings)
     module = ChatTuning(Emu2Config.preset("tiny"), chat_processor(), lora=settings, frozen=[])
     assert ("visual", "lora") in parts(module)
