@@ -17,8 +17,11 @@ def fit(args: argparse.Namespace) -> int:
     recipe = load(args.recipe, args.overrides)
     if missing := missing_files(recipe):
         raise UserError("\n".join(f"{args.recipe}: {message}" for message in missing))
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from emu2_lit import run
 
     result = run.fit(recipe)
-    print(result.describe())
+    if rank_zero_only.rank == 0:
+        print(result.describe())
     return 130 if result.status == "interrupted" else 0

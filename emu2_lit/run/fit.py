@@ -122,29 +122,24 @@ def _save_recipe(recipe: Recipe, folder: Path) -> None:
 
 def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> dict:
     """Write what to use and the figures of the run; the figures are returned."""
-    summary = _summary(trainer, module)
+    target = folder / ("adapter" if module.lora else "model")
+    summary = _summary(trainer, module) | {"result": str(target)}
     if trainer.is_global_zero:
-        target = save_result(module, recipe, base, folder)
-        summary["result"] = str(target)
+        save_result(module, recipe, base, target)
         temporary = folder / ".summary.json.partial"
         temporary.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
         temporary.replace(folder / "summary.json")
-    trainer.strategy.barrier("hand over")
-    return summary
+    return trainer.strategy.broadcast(summary)  # also waits until everything is written
 
 
-def save_result(module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> Path:
+def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: Path) -> None:
     """The adapter as a PEFT folder, or the whole model as a Hugging Face folder; the processor beside it."""
     if module.lora:
-        target = folder / "adapter"
         module.model.peft_config["default"].base_model_name_or_path = base
         module.model.save_pretrained(str(target))
         module.processor.save_pretrained(target)
     else:
-        target = folder / "model"
-        dtype = getattr(torch, recipe.model.dtype)
-        module.model.save_pretrained(target, processor=module.processor, dtype=dtype)
-    return target
+        module.model.save_pretrained(target, processor=module.processor, dtype=getattr(torch, recipe.model.dtype))
 
 
 def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:

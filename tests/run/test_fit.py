@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.run import fit, load_run
+from tests.distributed import run_ranks
 from tests.run.conftest import chat_recipe, short
 
 
@@ -159,3 +160,16 @@ def test_interrupted_saves_exits_with_130_and_goes_on(tmp_path, caption_model, n
     went_on = fit(chat_recipe(tmp_path, caption_model, f"trainer.max_steps={step + 1}", "callbacks.answers=null",
                               "trainer.val_check_interval=null"))  # fmt: skip
     assert went_on.summary["steps"] == step + 1
+
+
+def _fit_a_rank(folder, base):
+    recipe = chat_recipe(folder, base, "trainer.devices=2", "trainer.strategy=ddp", "data.micro_batch_size=2")
+    return fit(recipe)
+
+
+def test_two_ranks_hand_over_as_one(tmp_path, caption_model, chat_result):
+    first, second = run_ranks(_fit_a_rank, 2, tmp_path, caption_model)
+    assert first.summary == second.summary and first.describe() == second.describe()
+    for key in ("steps", "consumed_samples", "consumed_tokens", "val/exact_match", "skipped_samples"):
+        assert first.summary[key] == chat_result.summary[key], key
+    assert first.summary["val/loss"] == pytest.approx(chat_result.summary["val/loss"], rel=1e-3)
