@@ -237,7 +237,7 @@ PRESETS: dict[str, dict[str, Any]] = {
             intermediate_size=256,
         ),
         text_config=dict(
-            vocab_size=TINY_VOCAB_SIZE + 272, hidden_size=128, intermediate_size=344, num_hidden_layers=4,
+            vocab_size=TINY_VOCAB_SIZE + 272, hidden_size=128, intermediate_size=384, num_hidden_layers=4,
             num_attention_heads=4, max_position_embeddings=2048, rms_norm_eps=1e-6, initializer_range=0.05,
         ),
     ),

@@ -91,7 +91,7 @@ class Placement:
             device = self.device_of(name)
             if device is None:
                 raise UserError(f"device_map: no device for {name}")
-            if is_quantized(parameter) and device != self.resident_device(name):
+            if is_quantized(parameter) and str(device) != str(self.resident_device(name)):
                 raise UserError(
                     f"device_map: {name} is held in 4 bits and cannot wait in main memory or on disk: the model does "
                     "not fit these devices. Use another device, or 16 bits with offload"
