@@ -57,6 +57,11 @@ class GradientCheck(StepCallback):
         if self.steps and self._seen % self.steps == 0:
             self._judge(trainer, pl_module)
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run too short to be judged by its gradients must still have had something to learn."""
+        if self.steps and 0 < self._seen < self.steps and not self._targets:
+            raise UserError(_NO_TARGETS.format(steps=self._seen))
+
     def _judge(self, trainer: Trainer, pl_module: LightningModule) -> None:
         names = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         # A sharded gradient may be zero in one rank's piece: what any rank has seen counts for all.

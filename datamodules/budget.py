@@ -23,9 +23,9 @@ class Skipped:
 class Budget:
     """Stops a run when more than `share` of a source is bad.
 
-    Samples count in the first epoch of their source, each once. A share measured on part of a source is held
-    against the limit plus three standard deviations, so that chance alone stops no run; at least MIN_BAD
-    samples are needed.
+    Samples count in the first epoch of their source, each once. As long as only part of a source has been seen, its
+    share is held against the limit plus three standard deviations, so that chance alone stops no run. Fewer than
+    MIN_BAD bad samples stop none either, unless they are most of the source.
     """
 
     def __init__(self, share: float, sizes: dict[str, int]):
@@ -50,11 +50,11 @@ class Budget:
         return [name for name in self.sizes if self._is_over(name)]
 
     def _is_over(self, name: str) -> bool:
-        drawn, bad = self.drawn[name], self.bad[name]
+        drawn, bad, whole = self.drawn[name], self.bad[name], self.drawn[name] >= self.sizes[name]
         allowed = self.share * drawn
-        if drawn < self.sizes[name]:
+        if not whole:
             allowed += 3 * math.sqrt(allowed)
-        return bad >= MIN_BAD and bad > allowed
+        return bad > allowed and (bad >= MIN_BAD or (whole and bad > drawn / 2))
 
     def error(self, name: str, reasons: list[str]) -> UserError:
         """The error that ends the run."""

@@ -46,7 +46,9 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
 
 def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
     """The samples of a recipe; data sets that the kit makes itself are made here."""
-    data = recipe.data
+    data, positions = recipe.data, origin.config.text_config.max_position_embeddings
+    if data.max_length > positions:
+        raise UserError(f"data.max_length={data.max_length}: the model has {positions} positions; lower it")
     if data.prepare:
         _PREPARED[data.prepare](Path(data.folder) / data.prepare)
     return ChatDataModule(

@@ -115,9 +115,13 @@ def _stopped(trainer: Trainer) -> bool:
 
 @rank_zero_only
 def _save_recipe(recipe: Recipe, folder: Path) -> None:
-    if not recipe.trainer.fast_dev_run:
+    if recipe.trainer.fast_dev_run:
+        return
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         recipes.save(recipe, folder / "recipe.yaml")
+    except OSError as error:
+        raise UserError(f"run.dir={folder}: cannot be written to ({error.strerror})") from error
 
 
 def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> dict:

@@ -10,6 +10,11 @@ def test_a_few_bad_samples_stop_no_run():
     assert drawn(Budget(0.01, {"a": 20}), 20, 2) == []
 
 
+def test_a_small_source_that_is_mostly_bad_stops():
+    assert drawn(Budget(0.01, {"a": 1}), 1, 1) == ["a"]
+    assert drawn(Budget(0.01, {"a": 3}), 3, 2) == ["a"]
+
+
 def test_a_source_that_is_mostly_bad_stops_early():
     assert drawn(Budget(0.01, {"a": 1_000_000}), 8, 8) == ["a"]
 
