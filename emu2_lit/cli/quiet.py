@@ -3,20 +3,25 @@
 import logging
 import warnings
 
+_SPEAKERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.rank_zero",
+    "lightning.pytorch.trainer.connectors.checkpoint_connector",
+)
 _REMARKS = (
-    "GPU available", "TPU available", "litlogger", "litmodels", "`Trainer.fit` stopped",
+    "GPU available", "TPU available", "litlogger", "litmodels", "`weights_only` was not set", "`Trainer.fit` stopped",
     "LOCAL_RANK", "module(s) in eval mode",
 )  # fmt: skip
 _WARNINGS = (
     ".*isinstance\\(treespec, LeafSpec\\).*", ".*module\\(s\\) in eval mode.*", ".*is_gradient_checkpointing.*",
     ".*gradient_checkpointing_enable.*", ".*does not have many workers.*", ".*`ModelCheckpoint.*",
-    ".*Detected KeyboardInterrupt.*", ".*fast_dev_run.*", ".*There is a wandb run.*",
+    ".*Detected KeyboardInterrupt.*", ".*fast_dev_run.*", ".*smaller than the logging interval.*",
 )  # fmt: skip
 
 
 def hush() -> None:
     """Call before the libraries are imported: some speak while they load."""
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    for name in _SPEAKERS:
         logging.getLogger(name).addFilter(lambda record: not any(remark in record.getMessage() for remark in _REMARKS))
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     for message in _WARNINGS:

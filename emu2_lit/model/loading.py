@@ -43,9 +43,11 @@ def read_config(path: str | Path) -> Emu2Config:
     path = Path(path)
     file = model_folder(path) / "config.json"
     if not file.is_file():
+        find_weights(path)  # where there are none either, that is what to say
         raise UserError(
             f"{path}: no config.json, so the size of the model is not known; "
-            f"give it with model.preset, such as emu2-chat (in Python: config=Emu2Config.preset(...))"
+            f"give it with model.preset (on the command line --preset), such as emu2-chat (in Python: "
+            f"config=Emu2Config.preset(...))"
         )
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
@@ -57,6 +59,12 @@ def read_config(path: str | Path) -> Emu2Config:
         return Emu2Config.from_dict(values)
     except (KeyError, TypeError, ValueError, StrictDataclassError) as error:
         raise UserError(f"{file}: not a configuration of Emu2 ({error!r})") from error
+
+
+def embedding_rows(path: str | Path) -> int:
+    """Rows of the token embedding in files of weights; 0 where there is none."""
+    tensors = iterate_tensors(path)
+    return next((len(tensor) for name, tensor in tensors if name.endswith("embed_tokens.weight")), 0)
 
 
 def load_model(

@@ -8,6 +8,7 @@ from torch import nn
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.parts import part_of
+from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.settings import LM_LINEARS, LoraSettings
 
 TOWER_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -49,7 +50,7 @@ def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence
 
 
 def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) -> PeftModel:
-    """Put the adapter of a PEFT folder onto a model.
+    """Put the adapter of a PEFT folder onto a model; a base model whose role tokens it trained is given them.
 
     Raises:
         UserError: the folder is no PEFT folder, or belongs to a model of another shape.
@@ -58,9 +59,17 @@ def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) 
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here (adapter_config.json is missing)")
     try:
+        _grow_for(model, folder)
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, IndexError) as error:
         raise UserError(f"{folder}: this adapter does not fit the model: {error}") from error
+
+
+def _grow_for(model: nn.Module, folder: Path) -> None:
+    trained = LoraConfig.from_pretrained(str(folder)).trainable_token_indices or {}
+    rows = model.get_input_embeddings().num_embeddings
+    if any(token >= rows for tokens in trained.values() for token in tokens):
+        add_role_tokens(model)
 
 
 def merge_adapters(model: nn.Module, folders: Sequence[str | Path]) -> nn.Module:

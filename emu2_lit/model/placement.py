@@ -30,7 +30,7 @@ class Placement:
         dtype: of floating tensors; default as they come.
         offload_folder: for "disk"; default a temporary one that goes with the model.
     Raises:
-        UserError: the map leaves a parameter out, divides a block, or offloads layers held in 4 bits.
+        UserError: the map names a device that is not there, leaves a parameter out, divides a block, or offloads layers held in 4 bits.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class Placement:
                 )  # fmt: skip
 
     def _check(self) -> None:
+        for device in set(self.device_map.values()) - {"disk"}:
+            _check_device(device)
         for name, parameter in self.model.named_parameters():
             device = self.device_of(name)
             if device is None:
@@ -109,6 +111,14 @@ class Placement:
         require_space(Path(folder), size, "offloading")
         Path(folder).mkdir(parents=True, exist_ok=True)
         return str(folder)
+
+
+def _check_device(device: Device) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device_map: {device} is no device of this machine ({reason})") from error
 
 
 def stored_bytes(parameter: Tensor, dtype: torch.dtype | None) -> int:

@@ -34,6 +34,9 @@ def quantize_linears(model: nn.Module, kind: str, compute_dtype: torch.dtype | N
                     linear.in_features, linear.out_features, bias=linear.bias is not None,
                     compute_dtype=compute_dtype, compress_statistics=True, quant_type=kind, device="meta",
                 )  # fmt: skip
+                # What it repacks for inference on some CPUs passes no gradient to what trains after an evaluation,
+                # and sizes that are no multiple of 32 fail.
+                empty.support_avx512bf16_for_cpu = False
                 setattr(layer.get_submodule(parent), name, empty)
     model.is_loaded_in_4bit = True  # PEFT chooses its adapter layers by this
 
