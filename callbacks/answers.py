@@ -1,6 +1,5 @@
 """Answers generated while it trains: a number, a sheet of pictures, a file to read."""
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.grid import Cell, draw_grid
-from callbacks.records import write_text
+from callbacks.records import json_line, write_text
 from emu2_lit.evaluation import exact_match
 from emu2_lit.samples.encoding import Encoded, encode, prompt, read_picture, read_video
 from emu2_lit.samples.sample import BadSample, Sample
@@ -106,8 +105,7 @@ class GeneratedAnswers(Callback):
 
     def _write(self, trainer: Trainer) -> None:
         folder = Path(self.run_dir or trainer.default_root_dir)
-        lines = [json.dumps(asdict(answer), ensure_ascii=False) for answer in self.answers]
-        write_text(folder / "answers.jsonl", "\n".join(lines) + "\n")
+        write_text(folder / "answers.jsonl", "".join(json_line(asdict(answer)) for answer in self.answers))
         if self.grid:
             shown = list(zip(self._questions, self.answers, strict=True))[: self.grid]
             sheet = draw_grid(_cell(sample, answer) for (sample, _), answer in shown)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -26,21 +27,28 @@ class StepRecords:
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            file.writelines(map(json_line, records))
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Keep only the records made at `step` or before, and return them."""
         records = [record for record in self.read() if record["step"] <= step]
         if self.path.exists():
-            write_text(self.path, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+            write_text(self.path, "".join(map(json_line, records)))
         return records
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """A record as one line, readable in any language; escaped is what breaks lines (U+2028), or half an emoji, which
+    is no text at all."""
+    text = json.dumps(record, ensure_ascii=False)
+    return re.sub("[\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text) + "\n"
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace a file at once: a reader, or a crash, never meets half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(partial, path)
 
 

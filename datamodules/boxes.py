@@ -15,6 +15,8 @@ def place_boxes(messages: list[Message], objects: dict[str, Any], images: list[A
     if not isinstance(objects, dict):
         raise BadSample(f"`objects` is a {type(objects).__name__}, not an object")
     phrases, corners = as_list(objects.get("ref")), _boxes(objects, images)
+    if not all(isinstance(phrase, str) for phrase in phrases):
+        raise BadSample(f"`ref` of `objects` holds what is no text: {phrases!r}")
     texts = [part.value for message in messages for part in message.content if part.kind == "text"]
     for tag, values in (("<ref-object>", phrases), ("<bbox>", corners)):
         count = sum(text.count(tag) for text in texts)
@@ -31,7 +33,7 @@ def _split(part: Part, refs: Any, boxes: Any) -> list[Part]:
     parts = []
     for piece in PLACEHOLDERS.split(part.value):
         if PLACEHOLDERS.fullmatch(piece):
-            phrase = str(next(refs)) if piece.startswith("<ref") else None
+            phrase = next(refs) if piece.startswith("<ref") else None
             parts.append(Part("box", Box(phrase, next(boxes))) if piece.endswith("<bbox>") else Part("text", phrase))
         elif piece:
             parts.append(Part("text", piece))

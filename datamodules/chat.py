@@ -1,5 +1,6 @@
 """Chat (and caption) data for training: sources in, batches out, one counter as state."""
 
+from collections import Counter
 from functools import cached_property
 from typing import Any
 
@@ -93,7 +94,10 @@ class ChatDataModule(LightningDataModule):
         split = Split(self.micro_batch_size, 1, self.trainer.world_size, self.trainer.global_rank)
         sampler = split.once_over(len(places))
         dataset = SampleDataset(self.validation_sources, _FixedOrder(places), self.processor, self.max_length)
-        return ValidationLoader(dataset, sampler, self._collator(), self.workers)
+        sizes = Counter(self.validation_sources[source].name for source, _ in places)
+        return ValidationLoader(
+            dataset, sampler, self._collator(), lambda: Budget(self.bad_budget, dict(sizes)), self.workers
+        )
 
     def validation_samples(self) -> list[Sample]:
         """The validation samples that can be imported, in the order of the validation loader."""
@@ -125,7 +129,8 @@ class ChatDataModule(LightningDataModule):
             if state[key] != value:
                 raise UserError(
                     f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
-                    "place in the order means nothing here. Restore the data settings, or set resume=never."
+                    "place in the order means nothing here. Restore the data settings, or start anew with another "
+                    "run.dir."
                 )
         self._start, self._start_step = state["consumed"], None
 

@@ -88,12 +88,12 @@ def check(
 
 
 def _try(source: Source, index: int, processor: Any, max_length: int, report: CheckReport):
-    id = source.label(index)
+    sample = None
     try:
         sample = source[index]
-        id = sample.id
         return sample, encode(sample, processor, max_length)
     except BadSample as error:
+        id = sample.id if sample else source.sample_id(index)
         report.bad.append(_entry(source, id, "reason", str(error)))
         return None
 

@@ -28,7 +28,7 @@ class Context:
     def image(self, value: Any) -> Any:
         """A lazily read image: a path, bytes, data URI or FileSlice. BadSample for what cannot be one."""
         if isinstance(value, dict):
-            value = next((value[key] for key in ("bytes", "path", "url", "image") if value.get(key)), None)
+            value = next((value[key] for key in ("bytes", "path", "url", "image") if value.get(key)), value)
         if isinstance(value, bytes | FileSlice) or (isinstance(value, str) and value.startswith("data:")):
             return value
         if not isinstance(value, str) or not value:

@@ -31,12 +31,12 @@ class SampleDataset(Dataset):
             return Draw("", 0, None)
         place, index, epoch = drawn
         source = self.sources[place]
-        id = source.label(index)
+        sample = None
         try:
             sample = source[index]
-            id = sample.id
             return Draw(source.name, epoch, encode(sample, self.processor, self.max_length))
         except BadSample as error:
+            id = sample.id if sample else source.sample_id(index)
             return Draw(source.name, epoch, Skipped(source.name, id, str(error), position, epoch))
         except UserError as error:
             return error

@@ -37,17 +37,27 @@ def _leave_signals_to_the_main_process(worker: int) -> None:
 
 
 class ValidationLoader:
-    """A sized iterable of batches over fixed positions."""
+    """A sized iterable of batches over fixed positions; `budget` makes the one that a pass over them is held to."""
 
-    def __init__(self, dataset: SampleDataset, sampler: list[list[int]], collate: Collator, workers: int = 0):
-        self.positions = sampler
+    def __init__(
+        self,
+        dataset: SampleDataset,
+        sampler: list[list[int]],
+        collate: Collator,
+        budget: Callable[[], Budget],
+        workers: int = 0,
+    ):
+        self.positions, self.budget = sampler, budget
         self.loader = batches(dataset, sampler, collate, workers)
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        return map(_checked, self.loader)
+        budget = self.budget()
+        for batch in map(_checked, self.loader):
+            count([batch], budget)
+            yield batch
 
 
 @dataclass
@@ -83,7 +93,7 @@ class WindowLoader:
         source = map(_checked, batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
             window = [next(source) for _ in range(self.split.accumulation)]
-            text_targets, visual_targets = self._count(window)
+            text_targets, visual_targets = count(window, self.budget)
             for place, batch in enumerate(window):
                 batch["window"] = {
                     "text_targets": text_targets,
@@ -101,20 +111,24 @@ class WindowLoader:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Nothing to restore."""
 
-    def _count(self, window: list[dict[str, Any]]) -> tuple[int, int]:
-        """Text and visual targets of the window over all ranks; the same exchange feeds the budget."""
-        names = list(self.budget.sizes)
-        drawn, bad = _first_epoch_counts(window)
-        text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
-        text, visual, *counts = all_reduced([text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)])
-        self.budget.add(
-            drawn=dict(zip(names, counts[: len(names)], strict=True)),
-            bad=dict(zip(names, counts[len(names) :], strict=True)),
-        )
-        self.budget.remember([Skipped(**entry) for batch in window for entry in batch["skipped"]])
-        for name in self.budget.exceeded():
-            raise self.budget.error(name, gathered(self.budget.reasons[name]))
-        return text, visual
+
+def count(window: list[dict[str, Any]], budget: Budget) -> tuple[int, int]:
+    """Text and visual targets of the window over all ranks; the same exchange feeds the budget.
+
+    Raises UserError, on every rank, when a source is over the budget.
+    """
+    names = list(budget.sizes)
+    drawn, bad = _first_epoch_counts(window)
+    text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
+    text, visual, *counts = all_reduced([text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)])
+    budget.add(
+        drawn=dict(zip(names, counts[: len(names)], strict=True)),
+        bad=dict(zip(names, counts[len(names) :], strict=True)),
+    )
+    budget.remember([Skipped(**entry) for batch in window for entry in batch["skipped"]])
+    for name in budget.exceeded():
+        raise budget.error(name, gathered(budget.reasons[name]))
+    return text, visual
 
 
 def _first_epoch_counts(window: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:

@@ -11,6 +11,19 @@ from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, FileSlice
 
 
+def parse_json(text: bytes | str) -> Any:
+    """A JSON value. Raises ValueError for everything that is none, also what Python gives other errors for."""
+    try:
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 text: {error}") from error
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, " if error.lineno > 1 else ""
+        raise ValueError(f"not valid JSON: {error.msg} at {where}column {error.colno}") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise ValueError(f"not readable JSON: {error}") from error
+
+
 class PackedRecords:
     """Records as one blob of JSON with offsets: forked workers share it, and would copy a list of dicts."""
 
@@ -53,9 +66,9 @@ class JsonLines:
     def __getitem__(self, index: int) -> Any:
         line = FileSlice(self.path, int(self.starts[index]), int(self.sizes[index]), self.label(index)).read()
         try:
-            return json.loads(line.decode("utf-8-sig"))
+            return parse_json(line.strip())
         except ValueError as error:
-            raise BadSample(f"{self.label(index)} is not JSON: {error}") from error
+            raise BadSample(f"{self.label(index)} is {error}") from error
 
     def label(self, index: int) -> str:
         return f"line {self.numbers[index]}"
@@ -87,20 +100,15 @@ class ParquetRecords:
 
 def read_json(path: Path) -> PackedRecords | JsonLines:
     """A JSON list of records; a `.json` file that in truth holds JSON lines is read as such."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text: {error}") from error
-    if not text.strip():
+    content = path.read_bytes()
+    if not content.strip():
         raise UserError(f"{path} is empty")
     try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        if _is_object(text.lstrip().split("\n", 1)[0]):
+        records = parse_json(content)
+    except ValueError as error:
+        if _is_object(content.lstrip().split(b"\n", 1)[0]):
             return JsonLines(path)
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}"
-        ) from error
+        raise UserError(f"{path} is {error}") from error
     if isinstance(records, dict):
         records = [records]
     if not isinstance(records, list):
@@ -108,9 +116,9 @@ def read_json(path: Path) -> PackedRecords | JsonLines:
     return PackedRecords.pack(records)
 
 
-def _is_object(line: str) -> bool:
+def _is_object(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:
         return False
 

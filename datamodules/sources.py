@@ -15,7 +15,7 @@ from datamodules.records import READERS
 from datamodules.tars import TarRecords
 from emu2_lit.errors import UserError
 from emu2_lit.model.chat_template import SYSTEM_MESSAGES
-from emu2_lit.samples.sample import Part, Sample
+from emu2_lit.samples.sample import BadSample, Part, Sample
 from emu2_lit.settings import SourceSettings
 
 _READERS = {**READERS, ".tar": TarRecords}
@@ -43,18 +43,31 @@ class Source:
 
     def __getitem__(self, index: int) -> Sample:
         file, place = self._locate(index)
-        root = Path(self.settings.root) if self.settings.root else self.paths[file].parent
-        format = "auto" if self.settings.format == "webdataset" else self.settings.format
-        context = Context(root, self.label(index), num_frames=self.settings.num_frames, format=format)
+        context = self._context(index)
         is_tar = isinstance(self.files[file], TarRecords)
-        sample = import_record(self.files[file][place], context, "webdataset" if is_tar else format)
+        sample = import_record(self.files[file][place], context, "webdataset" if is_tar else context.format)
         return replace(self._with_system_message(sample), source=self.name)
+
+    def sample_id(self, index: int) -> str:
+        """The id of a sample, also of one that cannot be imported: its own where it has one, else its label."""
+        file, place = self._locate(index)
+        try:
+            record = self.files[file][place]
+        except BadSample:
+            record = None
+        return self._context(index).sample_id(record) if isinstance(record, dict) else self.label(index)
 
     def label(self, index: int) -> str:
         """Where a sample stands: "line 17", with the file's name where the source has several files."""
         file, place = self._locate(index)
         label = self.files[file].label(place)
         return label if len(self.files) == 1 else f"{self.paths[file].name}: {label}"
+
+    def _context(self, index: int) -> Context:
+        file, _ = self._locate(index)
+        root = Path(self.settings.root) if self.settings.root else self.paths[file].parent
+        format = "auto" if self.settings.format == "webdataset" else self.settings.format
+        return Context(root, self.label(index), num_frames=self.settings.num_frames, format=format)
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

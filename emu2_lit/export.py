@@ -19,6 +19,7 @@ def export(
     merge: bool = True,
     dtype: str | None = None,
     rotary_buffers: bool = False,
+    **weights: str | None,
 ) -> Path:
     """Write a run's result in another form and return where.
 
@@ -32,6 +33,7 @@ def export(
             was tuned on a 4-bit copy.
         dtype: of the weights written; default as they are.
         rotary_buffers: native only; with the buffers that the first release's strict loading wants.
+        weights: `base`, `preset` and `tokenizer` of `load_run`.
     Raises:
         UserError: no such source, nothing to export in that form, or `out` is taken.
     """
@@ -43,7 +45,7 @@ def export(
         return _copy_adapter(source, out)
     if adapter_folder(source) and not merge:
         raise UserError(f"{source}: without --merge a tuned adapter has no weights of its own; use --to adapter")
-    model, processor = _merged(source)
+    model, processor = _merged(source, weights)
     dtype = getattr(torch, dtype) if dtype else None
     if to == "hf":
         model.save_pretrained(out, processor=processor, dtype=dtype)
@@ -60,9 +62,9 @@ def adapter_folder(source: Path) -> Path | None:
     return None
 
 
-def _merged(source: Path):
+def _merged(source: Path, weights: dict[str, str | None]):
     """The model, adapters merged in, and its processor."""
-    model, processor = load_run(source)
+    model, processor = load_run(source, **weights)
     return (model.merge_and_unload() if isinstance(model, PeftModel) else model), processor
 
 

@@ -1,12 +1,13 @@
 """WebDataset tars: images (jpg, 0.jpg, img1.jpg, ...) with a json in any of these formats, or a txt."""
 
-import json
 import re
 from dataclasses import replace
 from typing import Any
 
 import datamodules.importers as formats
 from datamodules.context import Context
+from datamodules.records import parse_json
+from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Sample
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -40,9 +41,9 @@ def _place(suffix: str) -> tuple[int, str]:
 def _inner_record(members: dict[str, Any]) -> dict[str, Any]:
     if "json" in members:
         try:
-            record = json.loads(members["json"].read())
+            record = parse_json(members["json"].read())
         except ValueError as error:
-            raise BadSample(f"{members['json']} is not JSON: {error}") from error
+            raise BadSample(f"{members['json']} is {error}") from error
         if not isinstance(record, dict):
             raise BadSample(f"{members['json']} holds a {type(record).__name__}, not an object")
         return record
@@ -54,6 +55,6 @@ def _inner_record(members: dict[str, Any]) -> dict[str, Any]:
 
 def _has_image_parts(record: dict[str, Any]) -> bool:
     """Whether its messages name pictures themselves."""
-    contents = [turn.get("content") for turn in record.get("messages") or () if isinstance(turn, dict)]
+    contents = [turn.get("content") for turn in as_list(record.get("messages")) if isinstance(turn, dict)]
     parts = [part for content in contents if isinstance(content, list) for part in content if isinstance(part, dict)]
     return any(part.get("type") in ("image", "image_url") and len(part) > 1 for part in parts)

@@ -4,6 +4,7 @@ Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 13
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -33,6 +34,9 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     args = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # half an emoji in the data, or a terminal of few letters
     hush()
     try:
         return args.command(args) or 0

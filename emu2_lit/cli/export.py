@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from emu2_lit.cli.weight_options import add_weight_options, chosen
+
 
 def register(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("export", help="write a result for other programs, adapters merged in")
@@ -14,6 +16,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="default: as the run has it")
     command.add_argument("--rotary-buffers", action="store_true", help="native: with the buffers of the first release")
+    add_weight_options(command)
     command.set_defaults(command=export)
 
 
@@ -21,6 +24,7 @@ def export(args: argparse.Namespace) -> None:
     from emu2_lit.export import export as write
 
     written = write(
-        args.run, to=args.to, out=args.out, merge=args.merge, dtype=args.dtype, rotary_buffers=args.rotary_buffers
-    )
+        args.run, to=args.to, out=args.out, merge=args.merge, dtype=args.dtype, rotary_buffers=args.rotary_buffers,
+        **chosen(args),
+    )  # fmt: skip
     print(f"{args.to}: {written}")

@@ -16,6 +16,8 @@ _WARNINGS = (
     ".*isinstance\\(treespec, LeafSpec\\).*", ".*module\\(s\\) in eval mode.*", ".*is_gradient_checkpointing.*",
     ".*gradient_checkpointing_enable.*", ".*does not have many workers.*", ".*`ModelCheckpoint.*",
     ".*Detected KeyboardInterrupt.*", ".*fast_dev_run.*", ".*smaller than the logging interval.*",
+    ".*Total length of `list` across ranks is zero.*",  # a run without validation
+    ".*could be decompression bomb.*",  # refused by the kit itself, with the picture's name
 )  # fmt: skip
 
 

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors import SafetensorError
 from torch import nn
 
 from emu2_lit.errors import UserError
+from emu2_lit.model.model_card import adapter_card
 from emu2_lit.model.parts import part_of
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.settings import LM_LINEARS, LoraSettings
@@ -49,6 +53,18 @@ def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence
     return get_peft_model(model, config)
 
 
+def save_adapter(model: PeftModel, folder: str | Path, base: str | None) -> None:
+    """Write an ordinary PEFT folder.
+
+    Args:
+        base: hub name or absolute path of the weights that the adapter goes on top of.
+    """
+    model.peft_config["default"].base_model_name_or_path = base
+    # Rows of new tokens are saved apart. Left to itself, PEFT asks the hub whether the vocabulary has grown.
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+    (Path(folder) / "README.md").write_text(adapter_card(base), encoding="utf-8")
+
+
 def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) -> PeftModel:
     """Put the adapter of a PEFT folder onto a model; a base model whose role tokens it trained is given them.
 
@@ -58,10 +74,14 @@ def load_adapter(model: nn.Module, folder: str | Path, trainable: bool = False) 
     folder = Path(folder)
     if not (folder / "adapter_config.json").is_file():
         raise UserError(f"{folder}: no adapter here (adapter_config.json is missing)")
+    if not any((folder / name).is_file() for name in (SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME)):
+        raise UserError(f"{folder}: the adapter has no weights ({SAFETENSORS_WEIGHTS_NAME} is missing)")
     try:
         _grow_for(model, folder)
         return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    except (RuntimeError, ValueError, IndexError) as error:
+    except (SafetensorError, UnpicklingError) as error:
+        raise UserError(f"{folder}: the adapter's weights are damaged or cut short ({error})") from error
+    except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise UserError(f"{folder}: this adapter does not fit the model: {error}") from error
 
 

@@ -30,7 +30,8 @@ class Placement:
         dtype: of floating tensors; default as they come.
         offload_folder: for "disk"; default a temporary one that goes with the model.
     Raises:
-        UserError: the map names a device that is not there, leaves a parameter out, divides a block, or offloads layers held in 4 bits.
+        UserError: the map names a device that is not there, leaves a parameter out, divides a block, or offloads
+            layers held in 4 bits.
     """
 
     def __init__(

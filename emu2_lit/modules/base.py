@@ -188,8 +188,18 @@ class TuningModule(LightningModule):
         self._window_loss = share + (self._window_loss if window["micro_batch"] else 0.0)
         if window["micro_batch"] == window["micro_batches"] - 1:
             loss = self.trainer.strategy.reduce(self._window_loss, reduce_op="sum")
+            self._check_loss(loss)
             self.log("train/loss", loss, prog_bar=True)
             self.log("train/lr", self.optimizers().param_groups[0]["lr"])
+
+    def _check_loss(self, loss: Tensor) -> None:
+        """Raises UserError if the loss is lost. Looks only where it is logged and at the end, for that takes time."""
+        step, interval = self.global_step + 1, max(self.trainer.log_every_n_steps, 1)
+        if (step % interval == 0 or step == self.trainer.max_steps) and not loss.isfinite():
+            raise UserError(
+                f"step {step}: the loss is {loss.item()}, and nothing can be learned from here on. Lower optimizer.lr "
+                "or lengthen optimizer.warmup_steps; with 16-bit floats, take trainer.precision=bf16-mixed"
+            )
 
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
@@ -217,12 +227,13 @@ class TuningModule(LightningModule):
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in keep}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises UserError where the checkpoint lacks something that trains, or holds something that does not."""
-        saved, wanted = set(checkpoint["state_dict"]), set(self.trainable_names())
-        if saved != wanted:
-            examples = sorted(saved ^ wanted)[:5]
+        """Raises UserError unless the checkpoint holds what trains, all of it and nothing else, in the same shapes."""
+        saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
+        wanted = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        if differing := sorted(name for name, _ in saved.items() ^ wanted.items()):
+            examples = list(dict.fromkeys(differing))
             raise UserError(
                 f"The checkpoint holds {len(saved)} trained tensors, this run trains {len(wanted)}; they differ in "
-                f"{len(saved ^ wanted)}, such as {', '.join(examples)}. Resume with the recipe that wrote it, or "
-                "start anew with resume=never and another run.dir"
+                f"{len(examples)}, such as {', '.join(examples[:5])}. Resume with the recipe that wrote it, or "
+                "start anew with another run.dir"
             )

@@ -69,6 +69,9 @@ def _resolve(given: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
     defaults["run"] |= {"name": name, "dir": "runs/${run.name}"}
     try:
         return OmegaConf.to_container(OmegaConf.merge(defaults, _without_null_run(given)), resolve=True)
+    except TypeError:  # OmegaConf names no key where a list stands for a section
+        lists = [key for key, value in given.items() if isinstance(value, list) and isinstance(defaults.get(key), dict)]
+        raise UserError(f"{file} or command line: {', '.join(lists)}: expected a section, got a list") from None
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "a value"
         raise UserError(f"{file}: {key}: {str(error).splitlines()[0]}") from None

@@ -73,7 +73,7 @@ class TrainerSection:
     devices: int | str = "auto"  # how many, or which: '0,1'
     num_nodes: int = 1  # machines
     strategy: Literal["auto", "ddp"] = "auto"  # auto: one device, or ddp on several
-    precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16)
+    precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16); -true: of what trains, too
     gradient_clip_val: float | None = 5.0  # largest norm of the gradient (paper: 5.0); null: no clipping
     val_check_interval: int | None = None  # optimizer steps between validations; null: at the end only
     limit_val_batches: int | None = None  # micro-batches of one validation; null: all
@@ -141,6 +141,10 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
     "data.sources.weight": (0, INFINITY),
+    "data.sources.num_frames": (1, INFINITY),
+    "data.sources.limit": (1, INFINITY),
+    "data.validation.num_frames": (1, INFINITY),
+    "data.validation.limit": (1, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),

@@ -2,9 +2,11 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import callbacks as watch
@@ -97,7 +99,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         UserError: the global batch does not divide into micro-batches over the devices.
     """
     settings, data = recipe.trainer, recipe.data
-    trainer = Trainer(
+    trainer = _make_trainer(
         default_root_dir=recipe.run.dir,
         accelerator=settings.accelerator,
         devices=settings.devices,
@@ -133,6 +135,15 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
     else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
+
+
+def _make_trainer(**arguments: Any) -> Trainer:
+    """Lightning's Trainer; what it refuses (devices that are not there, unknown accelerators) is the user's to mend."""
+    try:
+        return Trainer(**arguments)
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        wanted = ", ".join(f"{key}={arguments[key]}" for key in ("accelerator", "devices", "num_nodes", "strategy"))
+        raise UserError(f"trainer ({wanted}) cannot be had here: {error}") from error
 
 
 def _max_steps(recipe: Recipe, samples: int | None) -> int:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from callbacks import DataLedger, GracefulStop, Throughput, find_last_checkpoint
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
+from emu2_lit.model.lora import save_adapter
 from emu2_lit.modules import TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
@@ -70,12 +71,14 @@ def fit(recipe: Recipe) -> RunResult:
 
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The summary of a run that needs nothing more, if it does not."""
-    path = folder / "summary.json"
-    if recipe.resume == "never" or recipe.trainer.fast_dev_run or not path.is_file():
+    if recipe.resume == "never" or recipe.trainer.fast_dev_run:
         return None
-    summary = json.loads(path.read_text())
-    steps = recipe.trainer.max_steps
-    return summary if steps is None or summary["steps"] >= steps else None
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        done = recipe.trainer.max_steps is None or summary["steps"] >= recipe.trainer.max_steps
+    except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that nobody can use: it is written anew
+        return None
+    return summary if done else None
 
 
 def _fit_base(recipe: Recipe, folder: Path) -> RunResult:
@@ -120,8 +123,9 @@ def _save_recipe(recipe: Recipe, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         recipes.save(recipe, folder / "recipe.yaml")
-    except OSError as error:
-        raise UserError(f"run.dir={folder}: cannot be written to ({error.strerror})") from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"run.dir={str(folder)!r}: cannot be written to ({reason})") from error
 
 
 def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str | None, folder: Path) -> dict:
@@ -139,8 +143,7 @@ def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str
 def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: Path) -> None:
     """The adapter as a PEFT folder, or the whole model as a Hugging Face folder; the processor beside it."""
     if module.lora:
-        module.model.peft_config["default"].base_model_name_or_path = base
-        module.model.save_pretrained(str(target))
+        save_adapter(module.model, target, base)
         module.processor.save_pretrained(target)
     else:
         module.model.save_pretrained(target, processor=module.processor, dtype=getattr(torch, recipe.model.dtype))

@@ -104,8 +104,10 @@ def base_of(adapter: Path, given: ModelSection | None = None) -> Origin:
     try:
         return resolve(section)
     except UserError as error:
-        hint = "if that lies elsewhere now, say where with --base (in Python: base=...)"
-        raise UserError(f"{adapter} was tuned on top of {section.weights}, which cannot be used; {hint}.\n{error}") from error
+        raise UserError(
+            f"{adapter} was tuned on top of {section.weights}, which cannot be used here; if it lies elsewhere now, "
+            f"say where with --base (in Python: base=...).\n{error}"
+        ) from error
 
 
 def _recorded_base(adapter: Path) -> ModelSection:

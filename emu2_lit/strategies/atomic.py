@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 partial.unlink()
             raise UserError(f"{path}: cannot write the checkpoint ({error}); the previous one stands") from error
         _sync_folder(path.parent)
+
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Raises UserError where the file is no checkpoint of a run, or damaged."""
+        try:
+            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+        except pickle.UnpicklingError as error:  # its text advises to load the file unsafely
+            raise _no_checkpoint(path, "it is damaged, or a file of another kind") from error
+        except (OSError, EOFError, RuntimeError, ValueError) as error:
+            raise _no_checkpoint(path, str(error).splitlines()[0]) from error
+        if not isinstance(checkpoint, dict) or "global_step" not in checkpoint:
+            raise _no_checkpoint(path, "it holds something else")
+        return checkpoint
+
+
+def _no_checkpoint(path: str | Path, reason: str) -> UserError:
+    return UserError(
+        f"{path}: not a checkpoint to go on from ({reason}). Delete it, so that the run goes on from the one before, "
+        "or name another with resume=PATH"
+    )
 
 
 def _sync_folder(folder: Path) -> None:

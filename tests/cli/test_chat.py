@@ -6,6 +6,7 @@ import pytest
 
 from emu2_lit.cli.chat import talk
 from emu2_lit.cli.conversation import Conversation
+from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.segments import render
 from emu2_lit.run import load_run
 
@@ -73,6 +74,47 @@ def test_conversation_from_standard_input(conversation, picture, monkeypatch, ca
     assert asked == ["again?"]
     captured = capsys.readouterr()
     assert len(captured.out.splitlines()) >= 3 and "absent.png" in captured.err
+
+
+def test_commands_that_are_mistaken_cost_a_line(conversation, picture, monkeypatch, capsys):
+    apostrophe = picture.with_name("it's.png")
+    picture.rename(apostrophe)
+    lines = f"/image it's gone.png\n/imge {apostrophe}\n/image\n/image {apostrophe}\nwhich digit?\n"
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    talk(conversation, images=[], video=None, n_frames=8)
+    complaints = capsys.readouterr().err.splitlines()
+    assert len(complaints) == 3
+    assert "it's gone.png: no such file" in complaints[0] and "no command /imge" in complaints[1]
+    assert len(conversation.images) == 1 and len(conversation.messages) == 2
+
+
+def test_a_native_file(emu2_lit, weights, tmp_path):
+    assert emu2_lit("export", weights, "--to", "native", "--out", "tiny.safetensors")[0] == 0
+    question = ["--prompt", "which digit?", "--max-new-tokens", "4"]
+    status, _, err = emu2_lit("chat", "tiny.safetensors", *question)
+    assert status == 2 and "--preset" in err
+    expected = emu2_lit("chat", weights, *question)[:2]
+    assert emu2_lit("chat", "tiny.safetensors", "--preset", "tiny", *question)[:2] == expected
+
+
+def test_a_base_model_is_no_partner(emu2_lit, tmp_path):
+    config = Emu2Config.preset("tiny")
+    base = tmp_path / "base"
+    Emu2ForConditionalGeneration(config).save_pretrained(base, processor=Emu2Processor.for_config(config))
+    status, _, err = emu2_lit("chat", base, "--prompt", "hello")
+    assert status == 2 and "tune it on some first" in err
+
+
+@pytest.mark.parametrize("option", ["--beams", "--max-new-tokens", "--frames"])
+def test_counts_are_positive(emu2_lit, adapter, option, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        emu2_lit("chat", adapter, "--prompt", "hello", option, "0")
+    assert f"{option}: must be at least 1" in capsys.readouterr().err
+
+
+def test_a_device_that_is_not_there(emu2_lit, adapter):
+    status, _, err = emu2_lit("chat", adapter, "--prompt", "hello", "--device-map", "nonsense")
+    assert status == 2 and "nonsense is no device of this machine" in err
 
 
 def test_mistakes(emu2_lit, adapter):

@@ -23,7 +23,7 @@ def test_json_lines_skip_blank_lines_and_name_the_broken_one(tmp_path):
     records = JsonLines(write(tmp_path / "a.jsonl", '{"id": 1}\n\n{"id": 2,}\r\n{"id": "é"}'))
     assert len(records) == 3
     assert (records[0], records[2]) == ({"id": 1}, {"id": "é"})
-    with pytest.raises(BadSample, match="line 3 is not JSON"):
+    with pytest.raises(BadSample, match="line 3 is not valid JSON"):
         records[1]
 
 

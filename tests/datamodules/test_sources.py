@@ -45,7 +45,7 @@ def test_files_make_one_index_with_labels(tmp_path):
     assert len(source) == 4
     assert [source[i].id for i in range(3)] == ["a.jsonl: line 1", "a.jsonl: line 2", "own"]
     assert source[0].source == "mine"
-    with pytest.raises(BadSample, match="line 2 is not JSON"):
+    with pytest.raises(BadSample, match="line 2 is not valid JSON"):
         source[3]
     with pytest.raises(IndexError):
         source[4]

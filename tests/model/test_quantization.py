@@ -63,6 +63,27 @@ def test_adapters_train_on_packed_layers(folder):
     assert len(gradients) == 28 and all(g is not None and g.any() for g in gradients.values())
 
 
+def test_gradients_pass_packed_layers_after_an_evaluation(folder):
+    model = Emu2ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, quantization="nf4")
+    wrapped = apply_lora(model, LoraSettings(rank=2, dropout=0.0))
+    gradients = []
+    for _ in range(2):
+        wrapped.zero_grad()
+        wrapped.train()(IDS, labels=IDS).loss.backward()
+        gradients.append({n: p.grad.clone() for n, p in wrapped.named_parameters() if "lora_B" in n})
+        with torch.inference_mode():
+            wrapped.eval()(IDS)
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_sizes_that_are_no_multiple_of_32(tmp_path):
+    tiny_model(intermediate_size=344).save_pretrained(tmp_path)
+    model = Emu2ForConditionalGeneration.from_pretrained(tmp_path, quantization="nf4")
+    with torch.inference_mode():
+        assert model(IDS).logits.isfinite().all()
+
+
 def test_packed_models_are_not_written(quantized, tmp_path):
     for save in (quantized.save_pretrained, quantized.save_native):
         with pytest.raises(UserError, match="4 bits cannot be written"):

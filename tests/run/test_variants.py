@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from emu2_lit.errors import UserError
 from emu2_lit.run import fit, load_run
 from tests.run.conftest import chat_recipe
 
@@ -33,3 +34,11 @@ def test_learns_and_can_be_talked_to(name, tmp_path, caption_model):
     model, processor = load_run(result.directory)
     ids = model.generate(**processor(text=["[USER]: hello [ASSISTANT]:"]), max_new_tokens=2, do_sample=False)
     assert ids.shape[0] == 1 and ids.shape[1] <= 2
+
+
+def test_a_loss_that_is_lost_ends_the_run(tmp_path, caption_model):
+    changes = ("optimizer.lr=1e30", "optimizer.warmup_steps=0", "callbacks.answers=null")
+    recipe = chat_recipe(tmp_path, caption_model, *changes)
+    with pytest.raises(UserError, match=r"step \d: the loss is nan.*optimizer.lr"):
+        fit(recipe)
+    assert not (tmp_path / "run" / "summary.json").exists()
