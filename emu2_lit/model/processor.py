@@ -145,7 +145,11 @@ def _read_config(folder: Path) -> Emu2Config:
         values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file}: not valid JSON ({error})") from error
-    return Emu2Config.from_dict(values) if "vision_config" in values else read_config(folder)
+    if "vision_config" in values:
+        return Emu2Config.from_dict(values)
+    if not next(folder.glob("**/config.json"), None):
+        raise UserError(f"{folder}: neither {CONFIG_FILE} nor config.json is here, so this is no processor's folder")
+    return read_config(folder)
 
 
 def _flat(pictures: Any) -> list[Any]:

@@ -297,5 +297,5 @@ class TestWebDataset:
 
     def test_missing_and_broken_json_are_bad(self, tmp_path):
         refused(self.record(tmp_path, jpg=b"0"), "no json and no txt, only: jpg")
-        refused(self.record(tmp_path, json=b"{"), "is not JSON")
+        refused(self.record(tmp_path, json=b"{"), "is not valid JSON")
         refused(self.record(tmp_path, json=b"[]"), "holds a list")

@@ -120,7 +120,7 @@ def test_a_published_folder(name, tokenizer, tmp_path):
 
 
 def test_folders_that_lack_something(tmp_path):
-    with pytest.raises(UserError, match="no config.json"):
+    with pytest.raises(UserError, match="neither processor_config.json nor config.json"):
         Emu2Processor.from_pretrained(tmp_path)
     tiny_processor().save_pretrained(tmp_path)
     (tmp_path / "tokenizer.model").unlink()

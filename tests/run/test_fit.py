@@ -137,8 +137,10 @@ def test_unfinished_runs_and_absent_weights_say_what_to_do(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_saves_exits_with_130_and_goes_on(tmp_path, caption_model, number):
-    recipe = chat_recipe(tmp_path, caption_model, "trainer.max_steps=400", "trainer.val_check_interval=null",
-                         "callbacks.answers=null", "callbacks.checkpoint_every_n_steps=1000", "data.workers=1")  # fmt: skip
+    recipe = chat_recipe(
+        tmp_path, caption_model, "trainer.max_steps=400", "trainer.val_check_interval=null",
+        "callbacks.answers=null", "callbacks.checkpoint_every_n_steps=1000", "data.workers=1",
+    )  # fmt: skip
     recipes.save(recipe, tmp_path / "recipe.yaml")
     command = [sys.executable, "-m", "emu2_lit", "fit", str(tmp_path / "recipe.yaml")]
     process = subprocess.Popen(
