@@ -1,6 +1,8 @@
 """`fit`: a recipe from its first step, or from where it stands, to what can be used."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,14 +61,28 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
     checkpoint = _resume_from(recipe, folder)
     _save_recipe(recipe, folder)
-    trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
+    with _interrupts():
+        trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
         return RunResult("interrupted", folder, {"steps": trainer.global_step})
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
-        trainer.validate(module, datamodule, verbose=False)
+        with _interrupts():
+            trainer.validate(module, datamodule, verbose=False)
     return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
+
+
+@contextmanager
+def _interrupts() -> Iterator[None]:
+    """Ctrl-C where nothing can be saved (before the first step, or pressed twice) stays a KeyboardInterrupt: Lightning
+    makes an exit with status 1 of it."""
+    try:
+        yield
+    except SystemExit as exit:
+        if isinstance(exit.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exit
+        raise
 
 
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
