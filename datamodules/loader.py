@@ -1,9 +1,14 @@
 """Loaders: windows of micro-batches for training, with the target counts of their step; validation."""
 
+import multiprocessing
+import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.synchronize import Event
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -19,21 +24,23 @@ from emu2_lit.errors import UserError
 
 def batches(dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int) -> DataLoader:
     """A torch DataLoader that leaves the process's own random generator alone."""
+    leaving = multiprocessing.Event()
+    Finalize(None, leaving.set, exitpriority=1)  # Python then terminates its daemons, the workers, and waits for them
     return DataLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,
         num_workers=workers,
-        worker_init_fn=_leave_signals_to_the_main_process,
+        worker_init_fn=partial(_leave_signals_to_the_main_process, leaving),
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(0),
     )
 
 
-def _leave_signals_to_the_main_process(worker: int) -> None:
+def _leave_signals_to_the_main_process(leaving: Event, worker: int) -> None:
     """Ctrl-C and schedulers signal the whole group: the main process finishes its step, and needs its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.is_set() else None)
 
 
 class ValidationLoader:

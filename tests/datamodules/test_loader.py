@@ -1,3 +1,4 @@
+import multiprocessing
 import pickle
 
 import pytest
@@ -156,6 +157,25 @@ def test_a_user_error_in_a_worker_arrives_as_it_was(processor, settings):
 class NeedsAnExtra:
     def encode_segments(self, segments):
         raise UserError("install the extra")
+
+
+def test_workers_that_still_wait_do_not_keep_the_process_alive(processor, settings):
+    loader = make_loader(processor, settings, Split(2), workers=2)
+    process = multiprocessing.get_context("fork").Process(target=_leaves_workers_behind, args=(loader,))
+    process.start()
+    process.join(60)
+    ended = process.exitcode == 0
+    process.kill()
+    assert ended
+
+
+def _leaves_workers_behind(loader):
+    batches = iter(loader)
+    next(batches)
+    _kept.append(batches)
+
+
+_kept = []
 
 
 def test_dataset_travels_to_spawned_workers(processor, settings):
