@@ -19,10 +19,27 @@ class LoraSettings:
 
 
 @dataclass
+class PartRates:
+    """Peak learning rates of parts of the network; null: that of all."""
+
+    visual: float | None = None  # the visual encoder
+    project_up: float | None = None  # from its space into the language model's
+    project_down: float | None = None  # and back
+    embeddings: float | None = None  # of tokens
+    lm: float | None = None  # the language model's blocks and last norm
+    lm_head: float | None = None  # from its space to tokens
+
+    def given(self) -> dict[str, float]:
+        """The rates that are set, by part."""
+        return {part: rate for part, rate in vars(self).items() if rate is not None}
+
+
+@dataclass
 class OptimizerSettings:
     """AdamW with warm-up; the defaults are those of Emu2-Chat (paper, table 8)."""
 
     lr: float = 1e-5  # peak learning rate
+    part_lr: PartRates = field(default_factory=PartRates)  # peak rates of single parts
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # decay of the two moments
     eps: float = 1e-6  # keeps the division by the second moment finite
     weight_decay: float = 0.0  # on matrices only; the paper gives none

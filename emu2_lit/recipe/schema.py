@@ -7,7 +7,7 @@ the fields. Paper values are those of Emu2's instruction tuning (Emu2 paper, sup
 import inspect
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
@@ -37,7 +37,9 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat", "caption"] = "chat"  # chat: answers of conversations; caption: documents
+    objective: Literal["chat", "caption", "unified"] = "chat"  # answers; text of documents; text and pictures of them
+    visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
+    gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
@@ -137,6 +139,8 @@ class Recipe:
 
 INFINITY = float("inf")
 RANGES = {  # least and greatest legal number, where a type cannot say it; the items of a list share one entry
+    "tuning.visual_loss_weight": (0, INFINITY),
+    "tuning.gradient_norm_interval": (0, INFINITY),
     "tuning.lora.rank": (1, INFINITY),
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
@@ -152,6 +156,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "data.validation_limit": (1, INFINITY),
     "data.bad_budget": (0, 1),
     "optimizer.lr": (0, INFINITY),
+    **{f"optimizer.part_lr.{part}": (0, INFINITY) for part in get_args(Part)},
     "optimizer.betas": (0, 1),
     "optimizer.eps": (0, INFINITY),
     "optimizer.weight_decay": (0, INFINITY),

@@ -14,7 +14,7 @@ from datamodules.chat import ChatDataModule
 from datamodules.digits import prepare as prepare_digits
 from emu2_lit.errors import UserError
 from emu2_lit.modules import OBJECTIVES, TuningModule
-from emu2_lit.recipe.schema import Recipe
+from emu2_lit.recipe.schema import Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
@@ -43,7 +43,15 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
         seed=recipe.run.seed,
+        **_of_objective(tuning),
     )
+
+
+def _of_objective(tuning: TuningSection) -> dict[str, Any]:
+    """The arguments that only one objective takes."""
+    if tuning.objective != "unified":
+        return {}
+    return {"visual_loss_weight": tuning.visual_loss_weight, "gradient_norm_interval": tuning.gradient_norm_interval}
 
 
 def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
