@@ -1,5 +1,6 @@
 """Plain settings, shared by recipes and by Python users: one definition, no heavy imports."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -61,3 +62,29 @@ class SourceSettings:
     system_message: str | None = None  # comprehensive | concise | none | a text; default comprehensive
     num_frames: int = 8  # frames that are taken of a video, evenly spread (paper: 8, 12 or 16)
     limit: int | None = None  # only the first so many samples
+    type: str | None = None  # one of data.types, where there are any
+
+
+@dataclass
+class TypeSettings:
+    """A kind of data with a batch size of its own."""
+
+    name: str = "???"  # what sources call it
+    batch_size: int = 128  # samples of one optimizer step, over all devices
+    weight: float = 1.0  # share of the steps, with data.mixing: alternate
+
+
+def type_problems(types: Sequence[TypeSettings], sources: Sequence[SourceSettings]) -> Iterator[str]:
+    """What keeps sources and types from fitting each other, one message each."""
+    names = [kind.name for kind in types]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"data.types: {name} occurs twice"
+    for place, source in enumerate(sources):
+        if source.type not in (names or [None]):
+            legal = f"one of {', '.join(names)}" if names else "null, for there are no data.types"
+            yield f"data.sources.{place}.type: {source.type} is not {legal}"
+    for kind in types:
+        if not kind.weight > 0:
+            yield f"data.types: the weight of {kind.name} must be positive; leave a type out instead"
+        if kind.name not in {source.type for source in sources}:
+            yield f"data.types: no source has the type {kind.name}; set `type: {kind.name}` at one"

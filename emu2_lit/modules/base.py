@@ -211,6 +211,8 @@ class TuningModule(LightningModule):
         loss = self._weighed(losses)
         self._check_loss(loss)
         self.log("train/loss", loss, prog_bar=True)
+        if window.get("type"):
+            self.log(f"train/loss_{window['type']}", loss)
         for kind, value in losses.items() if len(losses) > 1 else ():
             if window[f"{kind}_targets"]:
                 self.log(f"train/{kind}_loss", value)

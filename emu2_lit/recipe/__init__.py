@@ -17,6 +17,7 @@ from emu2_lit.recipe.schema import (
     SourceSection,
     TrainerSection,
     TuningSection,
+    TypeSection,
 )
 from emu2_lit.recipe.write import save, to_yaml
 
@@ -32,6 +33,7 @@ __all__ = [
     "SourceSection",
     "TrainerSection",
     "TuningSection",
+    "TypeSection",
     "catalog",
     "is_recipe",
     "load",

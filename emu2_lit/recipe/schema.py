@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
 from emu2_lit.settings import SourceSettings as SourceSection
+from emu2_lit.settings import TypeSettings as TypeSection
 
 Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -56,6 +57,8 @@ class DataSection:
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
+    types: list[TypeSection] = field(default_factory=list)  # kinds of data with batch sizes of their own; empty: none
+    mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
     global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
     micro_batch_size: int = 1  # samples of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
@@ -149,6 +152,8 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "data.sources.limit": (1, INFINITY),
     "data.validation.num_frames": (1, INFINITY),
     "data.validation.limit": (1, INFINITY),
+    "data.types.batch_size": (1, INFINITY),
+    "data.types.weight": (0, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),

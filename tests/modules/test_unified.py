@@ -22,12 +22,12 @@ TINY = Emu2Config.preset("tiny")
 
 def document(id, *values):
     """Texts and pictures, all of it learned."""
-    parts = [Part("text", v, learn=True) if isinstance(v, str) else Part("image", picture(v), learn=True) for v in values]
-    return Sample(id, tuple(parts))
+    return Sample(id, tuple(part(value) for value in values))
 
 
-def picture(pixels):
-    return Image.fromarray(pixels)
+def part(value):
+    kind, value = ("text", value) if isinstance(value, str) else ("image", Image.fromarray(value))
+    return Part(kind, value, learn=True)
 
 
 def documents():
