@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 import callbacks as watch
 from datamodules.chat import ChatDataModule
 from datamodules.digits import prepare as prepare_digits
+from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.modules import OBJECTIVES, TuningModule
@@ -19,7 +20,7 @@ from emu2_lit.recipe.schema import DataSection, Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
-_PREPARED = {"digits": prepare_digits}
+_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
 
 
 def build_origin(recipe: Recipe) -> Origin:
