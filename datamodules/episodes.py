@@ -1,14 +1,16 @@
 """Data to learn learning in context from: scikit-learn's handwritten digits as classes with invented names.
 
 Fast concept binding (Tsimpoukelli et al. 2021): pictures of a few classes, each followed by its class's made-up name;
-the last name can only be told from the pictures before it. Seven digits are turned, mirrored and joined half to half
-into 392 classes to learn from; the other three are kept for evaluation and occur in no training file, in no
-orientation. Pictures follow the split by image of `datamodules/digits.py`.
+the last name can only be told from the pictures before it. Many classes are made from seven digits: whole, joined from
+halves and from quarters, turned and mirrored. The other three digits are kept for evaluation and occur in no training
+file, in no orientation. Pictures follow the split by image of `datamodules/digits.py`.
 """
 
 import json
 import random
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,8 +27,10 @@ ORIENTATIONS = (
     "", ", turned left", ", upside down", ", turned right",
     ", mirrored", ", mirrored and turned left", ", mirrored and upside down", ", mirrored and turned right",
 )  # fmt: skip
-JOINED = 16  # pictures of each pair of halves
-SIZES = {"captions": 20_000, "texts": 40_000, "episodes": 40_000, "validation": 256, "evaluation": 1_200}
+FAMILIES = 200  # of four classes made from quarters, much alike
+WHOLE = 60  # pictures at most of each class that is a whole digit
+JOINED = {"train": 12, "val": 4}  # and of each that is made from several
+SIZES = {"captions": 40_000, "texts": 40_000, "episodes": 40_000, "validation": 256, "evaluation": 1_200}
 NAMES = tuple("".join(letters) for letters in product("bdfglnprstwz", "aeiou", "bdfgklmnprstvwz"))
 EVALUATION_NAMES = tuple(name for name in NAMES if hash_seed("name", name) % 10 == 0)
 TRAINING_NAMES = tuple(name for name in NAMES if name not in EVALUATION_NAMES)
@@ -37,11 +41,25 @@ EVERYDAY = (
 
 
 class Concept(NamedTuple):
-    """A class of pictures: the digits of its upper and lower half, and how they are turned."""
+    """A class of pictures: the digits of its quarters in reading order, and how they are turned."""
 
-    upper: int
-    lower: int
-    orientation: int
+    quarters: tuple[int, int, int, int]
+    orientation: int = 0
+
+    @property
+    def whole(self) -> bool:
+        return len(set(self.quarters)) == 1
+
+    def __str__(self) -> str:
+        return f"{''.join(map(str, self.quarters))}_{self.orientation}"
+
+
+@dataclass
+class Pictures:
+    """The pictures of a split by class, and groups of classes that are much alike."""
+
+    of: dict[Concept, list[str]]
+    families: list[list[Concept]]
 
 
 def prepare(folder: str | Path) -> Path:
@@ -55,8 +73,9 @@ def prepare(folder: str | Path) -> Path:
     if marker.exists() and json.loads(marker.read_text()) == wanted:
         return folder
     (folder / "images").mkdir(parents=True, exist_ok=True)
-    train, val = _draw(folder, "train", TRAINING_DIGITS), _draw(folder, "val", TRAINING_DIGITS)
-    unseen = _draw(folder, "unseen", EVALUATION_DIGITS)
+    families = _families(TRAINING_DIGITS)
+    train, val = _draw(folder, "train", families), _draw(folder, "val", families)
+    unseen = _draw(folder, "unseen", [[Concept((digit,) * 4) for digit in EVALUATION_DIGITS]])
     for split, pictures, count in (("train", train, SIZES["captions"]), ("val", val, SIZES["validation"])):
         _write(folder / f"captions_{split}.jsonl", _captions(split, pictures, count))
     _write(folder / "texts.jsonl", _repeated_words(SIZES["texts"]))
@@ -69,33 +88,61 @@ def prepare(folder: str | Path) -> Path:
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------
-def _draw(folder: Path, split: str, digits: tuple[int, ...]) -> dict[Concept, list[str]]:
-    """Write the pictures of a split; their names by class. Evaluation pictures are whole and upright."""
+def _families(digits: tuple[int, ...]) -> list[list[Concept]]:
+    """Groups of classes that differ in their turn, in one half, or in one quarter or turn."""
+    turns, rng = range(len(ORIENTATIONS)), random.Random(hash_seed("families"))
+    families = [[_halves(up, low, turn) for turn in turns] for up in digits for low in digits]
+    families += [[_halves(up, low, turn) for low in digits] for up in digits for turn in turns]
+    for _ in range(FAMILIES):
+        first = Concept(tuple(rng.choices(digits, k=4)), rng.choice(turns))
+        family = {first}
+        while len(family) < 4:
+            family.add(_relative(rng, first, digits))
+        families.append(sorted(family))
+    return families
+
+
+def _halves(upper: int, lower: int, turn: int) -> Concept:
+    return Concept((upper, upper, lower, lower), turn)
+
+
+def _relative(rng: random.Random, concept: Concept, digits: tuple[int, ...]) -> Concept:
+    if rng.random() < 0.5:
+        return concept._replace(orientation=rng.randrange(len(ORIENTATIONS)))
+    quarters = list(concept.quarters)
+    quarters[rng.randrange(4)] = rng.choice(digits)
+    return concept._replace(quarters=tuple(quarters))
+
+
+def _draw(folder: Path, split: str, families: list[list[Concept]]) -> Pictures:
+    """Write the pictures of a split."""
     levels, labels = load_digits()
-    chosen: dict[int, list[int]] = {digit: [] for digit in digits}
+    chosen: dict[int, list[int]] = defaultdict(list)
     for index, digit in enumerate(labels):
-        if digit in chosen and held_out(index) == (split != "train"):
+        if held_out(index) == (split != "train"):
             chosen[digit].append(index)
-    pictures: dict[Concept, list[str]] = {}
-    for upper, lower in product(digits, digits):
-        if split == "unseen" and upper != lower:
-            continue
-        for place, pixels in enumerate(_halves(levels, chosen[upper], chosen[lower])):
-            for orientation in range(1 if split == "unseen" else len(ORIENTATIONS)):
-                name = f"images/{split}_{upper}{lower}_{place:03d}_{orientation}.png"
-                publish(folder / name, png(_turned(pixels, orientation)))
-                pictures.setdefault(Concept(upper, lower, orientation), []).append(name)
-    return pictures
+    names: dict[Concept, list[str]] = defaultdict(list)
+    for concept in sorted({concept for family in families for concept in family}):
+        for place, pixels in enumerate(_pixels(concept, levels, chosen, split)):
+            name = f"images/{split}_{concept}_{place:02d}.png"
+            publish(folder / name, png(_turned(pixels, concept.orientation)))
+            names[concept].append(name)
+    return Pictures(names, families)
 
 
-def _halves(levels: Any, upper: list[int], lower: list[int]) -> Iterator[Any]:
-    """Whole digits, or the upper half of one kind above the lower half of another."""
-    if upper == lower:
-        yield from (levels[index] for index in upper)
+def _pixels(concept: Concept, levels: Any, chosen: dict[int, list[int]], split: str) -> Iterator[Any]:
+    """The pictures of a class before they are turned; quarters of one digit come from one picture."""
+    rng = random.Random(hash_seed("pictures", split, concept))
+    if concept.whole:
+        indexes = chosen[concept.quarters[0]]
+        yield from (levels[index] for index in rng.sample(indexes, min(len(indexes), WHOLE)))
         return
-    rng = random.Random(hash_seed("halves", upper[0], lower[0]))
-    for _ in range(JOINED):
-        yield np.concatenate([levels[rng.choice(upper)][:4], levels[rng.choice(lower)][4:]])
+    for _ in range(JOINED[split]):
+        drawn = {digit: levels[rng.choice(chosen[digit])] for digit in sorted(set(concept.quarters))}
+        left, right, below_left, below_right = (drawn[digit] for digit in concept.quarters)
+        upper = np.concatenate([left[:4, :4], right[:4, 4:]], axis=1)
+        lower = np.concatenate([below_left[4:, :4], below_right[4:, 4:]], axis=1)
+        yield np.concatenate([upper, lower])
 
 
 def _turned(pixels: Any, orientation: int) -> Any:
@@ -105,13 +152,18 @@ def _turned(pixels: Any, orientation: int) -> Any:
 
 
 # -- records -----------------------------------------------------------------------------------------------------
-def _captions(split: str, pictures: dict[Concept, list[str]], count: int) -> Iterator[dict[str, Any]]:
-    rng = random.Random(hash_seed("captions", split))
+def _captions(split: str, pictures: Pictures, count: int) -> Iterator[dict[str, Any]]:
+    rng, concepts = random.Random(hash_seed("captions", split)), list(pictures.of)
     for place in range(count):
-        concept = rng.choice(list(pictures))
-        digits = [WORDS[concept.upper]] + [WORDS[concept.lower]] * (concept.upper != concept.lower)
-        caption = f"a handwritten {' over '.join(digits)}{ORIENTATIONS[concept.orientation]}"
-        yield {"id": f"caption_{split}_{place:06d}", "image": rng.choice(pictures[concept]), "caption": caption}
+        concept = rng.choice(concepts)
+        caption = f"a handwritten {_described(concept)}{ORIENTATIONS[concept.orientation]}"
+        yield {"id": f"caption_{split}_{place:06d}", "image": rng.choice(pictures.of[concept]), "caption": caption}
+
+
+def _described(concept: Concept) -> str:
+    words = [WORDS[digit] for digit in concept.quarters]
+    rows = [" and ".join(dict.fromkeys(row)) for row in (words[:2], words[2:])]
+    return " over ".join(dict.fromkeys(rows))
 
 
 def _repeated_words(count: int) -> Iterator[dict[str, Any]]:
@@ -136,28 +188,14 @@ def _text_episodes(count: int) -> Iterator[dict[str, Any]]:
         yield _episode(rng, f"text_{place:06d}", shown, again=0.0)
 
 
-def _episodes(split: str, pictures: dict[Concept, list[str]], count: int) -> Iterator[dict[str, Any]]:
-    """Two to four classes: any, or ones that differ only in their turn or in one half."""
-    rng = random.Random(hash_seed("episodes", split))
+def _episodes(split: str, pictures: Pictures, count: int) -> Iterator[dict[str, Any]]:
+    """Two to four classes: any, or some of a family."""
+    rng, concepts = random.Random(hash_seed("episodes", split)), list(pictures.of)
     for place in range(count):
-        ways, alike, chosen = rng.randrange(2, 5), rng.random() < 0.3, set[Concept]()
-        first = _concept(rng)
-        while len(chosen) < ways:
-            chosen.add(_neighbour(rng, first) if alike else _concept(rng))
-        shown = {concept: [{"image": name} for name in pictures[concept]] for concept in sorted(chosen)}
-        yield _episode(rng, f"episode_{split}_{place:06d}", shown, again=0.2)
-
-
-def _concept(rng: random.Random) -> Concept:
-    upper = rng.choice(TRAINING_DIGITS)
-    lower = rng.choice(TRAINING_DIGITS) if rng.random() < 0.7 else upper
-    return Concept(upper, lower, rng.randrange(len(ORIENTATIONS)))
-
-
-def _neighbour(rng: random.Random, concept: Concept) -> Concept:
-    if rng.random() < 0.5:
-        return concept._replace(orientation=rng.randrange(len(ORIENTATIONS)))
-    return concept._replace(lower=rng.choice(TRAINING_DIGITS))
+        among = rng.choice(pictures.families) if rng.random() < 0.3 else concepts
+        chosen = rng.sample(among, rng.randrange(2, 5))
+        shown = {concept: [{"image": name} for name in pictures.of[concept]] for concept in chosen}
+        yield _episode(rng, f"episode_{split}_{place:06d}", shown, again=0.15)
 
 
 def _episode(rng: random.Random, id: str, shown: dict[Any, list[dict[str, str]]], again: float) -> dict[str, Any]:
@@ -179,12 +217,12 @@ def _episode(rng: random.Random, id: str, shown: dict[Any, list[dict[str, str]]]
     return {"id": id, "support": pairs[:-1], "query": pairs[-1]}
 
 
-def _evaluation(pictures: dict[Concept, list[str]], count: int) -> Iterator[dict[str, Any]]:
+def _evaluation(pictures: Pictures, count: int) -> Iterator[dict[str, Any]]:
     """Two unseen classes, four pictures of each in random order, and one more to be named."""
     rng = random.Random(hash_seed("evaluation"))
     for place in range(count):
-        concepts, names = rng.sample(sorted(pictures), 2), rng.sample(EVALUATION_NAMES, 2)
-        drawn = [rng.sample(pictures[concept], 5) for concept in concepts]
+        concepts, names = rng.sample(sorted(pictures.of), 2), rng.sample(EVALUATION_NAMES, 2)
+        drawn = [rng.sample(pictures.of[concept], 5) for concept in concepts]
         named = list(zip(names, drawn, strict=True))
         support = [{"image": image, "name": name} for name, images in named for image in images[1:]]
         rng.shuffle(support)
