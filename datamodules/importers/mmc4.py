@@ -50,8 +50,9 @@ def _picture(info: dict[str, Any], context: Context) -> Any:
 
 def _matches(record: dict[str, Any], infos: list[dict], sentences: int) -> list[tuple[int, float | None]]:
     """Sentence and similarity of each picture: as recorded, else from the matrix, by the best assignment in all."""
-    matrix = _matrix(record, len(infos), sentences)
     places = [info.get("matched_text_index") for info in infos]
+    complete = None not in places and all(info.get("matched_sim") is not None for info in infos)
+    matrix = None if complete else _matrix(record, len(infos), sentences)
     if None in places:
         if matrix is None:
             raise BadSample("an image has no matched_text_index, and there is no similarity_matrix to match it by")

@@ -23,7 +23,7 @@ def detect(record: dict[str, Any]) -> bool:
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
     members = record["members"]
     context = replace(context, key=record["__key__"], label=record["__key__"], members=members)
-    if context.format in ("auto", "numbered") and numbered.detect(record):
+    if context.format == "numbered" or (context.format == "auto" and numbered.detect(record)):
         return numbered.to_sample(record, context)
     inner = _inner_record(members)
     is_pair = bool(inner.keys() & {"caption", "text"})
