@@ -1,4 +1,4 @@
-"""Chat (and caption) data for training: sources in, batches out, one counter as state."""
+"""Conversations and documents for training: sources in, batches out, one counter as state."""
 
 from collections import Counter
 from functools import cached_property
@@ -9,6 +9,7 @@ from lightning import LightningDataModule
 from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
+from datamodules.documents import DocumentRules
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
 from datamodules.sources import Source, open_sources
@@ -34,6 +35,7 @@ class ChatDataModule(LightningDataModule):
         max_length: tokens of a sample at most; conversations lose trailing turns, other samples are skipped.
         types: the data types that `source.type` names, with their batch sizes; none: one stream.
         mixing: how types share steps.
+        learn_pictures: documents are learned with their pictures (the unified objective).
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
     """
@@ -52,6 +54,7 @@ class ChatDataModule(LightningDataModule):
         bad_budget: float = 0.01,
         types: list[TypeSettings] = (),
         mixing: Literal["alternate", "together"] = "alternate",
+        learn_pictures: bool = False,
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
@@ -59,6 +62,7 @@ class ChatDataModule(LightningDataModule):
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
+        self.learn_pictures = learn_pictures
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
@@ -102,7 +106,7 @@ class ChatDataModule(LightningDataModule):
 
     def train_dataloader(self) -> WindowLoader:
         split = self._split()
-        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length)
+        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
         budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         return WindowLoader(
             dataset, self._collator(), split, self._steps_per_pass(split), self._begin, budget, self.workers
@@ -115,7 +119,8 @@ class ChatDataModule(LightningDataModule):
             return []
         split = Split(self.micro_batch_size, 1, self.trainer.world_size, self.trainer.global_rank)
         sampler = split.once_over(len(places))
-        dataset = SampleDataset(self.validation_sources, _FixedOrder(places), self.processor, self.max_length)
+        order, rules = _FixedOrder(places), self._rules(hash_seed("validation"))
+        dataset = SampleDataset(self.validation_sources, order, self.processor, self.max_length, rules)
         sizes = Counter(self.validation_sources[source].name for source, _ in places)
         return ValidationLoader(
             dataset, sampler, self._collator(), lambda: Budget(self.bad_budget, dict(sizes)), self.workers
@@ -206,6 +211,9 @@ class ChatDataModule(LightningDataModule):
             return places
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
         return [places[place] for place in sorted(chosen)]
+
+    def _rules(self, seed: int) -> DocumentRules:
+        return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
 
     def _collator(self) -> Collator:
         return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)

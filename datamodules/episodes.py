@@ -11,6 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -47,8 +48,10 @@ class Concept(NamedTuple):
     orientation: int = 0
 
     @property
-    def whole(self) -> bool:
-        return len(set(self.quarters)) == 1
+    def parts(self) -> int:
+        """1: a whole digit, 2: two halves, 4: quarters."""
+        first, second, third, fourth = self.quarters
+        return len(set(self.quarters)) if (first, third) == (second, fourth) else 4
 
     def __str__(self) -> str:
         return f"{''.join(map(str, self.quarters))}_{self.orientation}"
@@ -60,6 +63,18 @@ class Pictures:
 
     of: dict[Concept, list[str]]
     families: list[list[Concept]]
+
+    def concept(self, rng: random.Random) -> Concept:
+        """A class: whole digits and halves more often than quarters, of which there are most."""
+        return rng.choice(self._by_parts[rng.choices((1, 2, 4), (0.3, 0.45, 0.25))[0]])
+
+    def family(self, rng: random.Random) -> list[Concept]:
+        """A group, by the kind of its classes as often as these."""
+        return rng.choice(self.families[:-FAMILIES] if rng.random() < 0.75 else self.families[-FAMILIES:])
+
+    @cached_property
+    def _by_parts(self) -> dict[int, list[Concept]]:
+        return {parts: [concept for concept in self.of if concept.parts == parts] for parts in (1, 2, 4)}
 
 
 def prepare(folder: str | Path) -> Path:
@@ -133,7 +148,7 @@ def _draw(folder: Path, split: str, families: list[list[Concept]]) -> Pictures:
 def _pixels(concept: Concept, levels: Any, chosen: dict[int, list[int]], split: str) -> Iterator[Any]:
     """The pictures of a class before they are turned; quarters of one digit come from one picture."""
     rng = random.Random(hash_seed("pictures", split, concept))
-    if concept.whole:
+    if concept.parts == 1:
         indexes = chosen[concept.quarters[0]]
         yield from (levels[index] for index in rng.sample(indexes, min(len(indexes), WHOLE)))
         return
@@ -190,11 +205,14 @@ def _text_episodes(count: int) -> Iterator[dict[str, Any]]:
 
 def _episodes(split: str, pictures: Pictures, count: int) -> Iterator[dict[str, Any]]:
     """Two to four classes: any, or some of a family."""
-    rng, concepts = random.Random(hash_seed("episodes", split)), list(pictures.of)
+    rng = random.Random(hash_seed("episodes", split))
     for place in range(count):
-        among = rng.choice(pictures.families) if rng.random() < 0.3 else concepts
-        chosen = rng.sample(among, rng.randrange(2, 5))
-        shown = {concept: [{"image": name} for name in pictures.of[concept]] for concept in chosen}
+        ways, chosen = rng.randrange(2, 5), set[Concept]()
+        if rng.random() < 0.3:
+            chosen.update(rng.sample(pictures.family(rng), ways))
+        while len(chosen) < ways:
+            chosen.add(pictures.concept(rng))
+        shown = {concept: [{"image": name} for name in pictures.of[concept]] for concept in sorted(chosen)}
         yield _episode(rng, f"episode_{split}_{place:06d}", shown, again=0.15)
 
 

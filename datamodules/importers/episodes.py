@@ -26,7 +26,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
         seen.add(name)
     if not parts[-1].learn:
         raise BadSample("the name of the query is none of the support's, so nothing can tell it")
-    return Sample(context.sample_id(record), tuple(parts))
+    return Sample(context.sample_id(record), tuple(parts), as_is=True)
 
 
 def _shown(pair: dict[str, Any], context: Context, first: bool) -> Part:

@@ -148,10 +148,20 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
     "data.sources.weight": (0, INFINITY),
-    "data.sources.num_frames": (1, INFINITY),
-    "data.sources.limit": (1, INFINITY),
-    "data.validation.num_frames": (1, INFINITY),
-    "data.validation.limit": (1, INFINITY),
+    **{
+        f"data.{kind}.{key}": limits
+        for kind in ("sources", "validation")
+        for key, limits in {
+            "num_frames": (1, INFINITY),
+            "limit": (1, INFINITY),
+            "max_length": (8, INFINITY),
+            "max_images": (1, INFINITY),
+            "image_first": (0, 1),
+            "phrase_first": (0, 1),
+            "min_similarity": (-1, 1),
+            "min_score": (0, 1),
+        }.items()
+    },
     "data.types.batch_size": (1, INFINITY),
     "data.types.weight": (0, INFINITY),
     "data.global_batch_size": (1, INFINITY),

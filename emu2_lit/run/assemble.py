@@ -76,6 +76,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         bad_budget=data.bad_budget,
         types=data.types,
         mixing=data.mixing,
+        learn_pictures=recipe.tuning.objective == "unified",
     )
 
 

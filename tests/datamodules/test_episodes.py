@@ -93,7 +93,6 @@ def test_only_names_that_came_before_are_learned():
         ({"support": [{"text": "red"}], "query": {"text": "red", "name": "dax"}}, "pairs with a name"),
         ({"support": [{"name": "dax"}], "query": {"text": "red", "name": "dax"}}, "an image must be"),
         ({"text": "  "}, "the text is empty"),
-        ({"text": 3}, "the text is 3"),
     ],
 )
 def test_what_cannot_be_read_is_said(record, message):
