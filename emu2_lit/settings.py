@@ -60,15 +60,15 @@ class SourceSettings:
     name: str | None = None  # for logs and the ledger; default the file's name
     root: str | None = None  # folder of relative picture paths; default the file's own
     system_message: str | None = None  # comprehensive | concise | none | a text; default comprehensive
-    num_frames: int = 8  # frames that are taken of a video, evenly spread (paper: 8, 12 or 16)
+    num_frames: int = 8  # frames of a video: evenly spread, in documents drawn at random (paper: 8, 12 or 16)
     limit: int | None = None  # only the first so many samples
+    type: str | None = None  # one of data.types, where there are any
     max_length: int | None = None  # tokens of a document at most; null: data.max_length (paper: 1024 for MMC4)
     max_images: int = 8  # pictures of a document, drawn anew in every epoch (paper: 8)
     image_first: float = 0.5  # objective unified: how often a picture stands before its text (paper: 0.5)
     phrase_first: float = 0.7  # how often a phrase stands before its box (paper: 0.7)
     min_similarity: float = 0.0  # mmc4: pictures less like their sentence are left out (OpenFlamingo: 0.24)
     min_score: float = 0.0  # grit: boxes of which the detector was less sure are left out
-    type: str | None = None  # one of data.types, where there are any
 
 
 @dataclass

@@ -6,7 +6,8 @@ from typing import Any
 from datamodules.context import Context
 from datamodules.importers.captions import caption_of
 from datamodules.turns import as_list
-from emu2_lit.samples.sample import BadSample, Box, Corners, Part, Sample
+from emu2_lit.model.boxes import Corners
+from emu2_lit.samples.sample import BadSample, Box, Part, Sample
 
 _TOLERANCE = 0.01  # boxes of the detector that reach over the border by as much are cut there
 

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from emu2_lit.model.boxes import Corners
+
 Kind = Literal["text", "image", "video", "box"]
 Role = Literal["system", "user", "assistant", "none"]
 
@@ -35,9 +37,6 @@ class FileSlice:
 
     def __str__(self) -> str:
         return f"{self.name} in {self.path}" if self.name else self.path
-
-
-Corners = tuple[float, float, float, float]
 
 
 class Box(NamedTuple):
