@@ -50,6 +50,8 @@ def _tuning_rules(recipe: Recipe) -> Iterator[str]:
 
 def _data_rules(recipe: Recipe) -> Iterator[str]:
     data = recipe.data
+    if not data.sources and recipe.evaluation.benchmarks:
+        return  # to evaluate only
     if not data.sources:
         yield "data.sources: is empty; give at least one, such as data.sources.0.path=my_chat.json"
     weighted = [source.weight is not None for source in data.sources]
@@ -79,6 +81,8 @@ def _type_rules(recipe: Recipe) -> Iterator[str]:
 
 def _step_rules(recipe: Recipe) -> Iterator[str]:
     trainer, optimizer = recipe.trainer, recipe.optimizer
+    if not recipe.data.sources and recipe.evaluation.benchmarks:
+        return
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         given = "neither is" if trainer.max_steps is None else "both are"
         yield f"trainer: give one of max_steps and max_epochs (and null for the other); {given} given"

@@ -112,6 +112,35 @@ class CallbacksSection:
 
 
 @dataclass
+class BenchmarkSection:
+    """Questions with a metric."""
+
+    name: str = "???"  # such as vqav2; `emu2-lit evaluate --list` names all
+    path: str = "???"  # the folder of its official files
+    split: str | None = None  # null: the one that the paper reports
+    limit: int | None = None  # only so many questions, spread evenly
+
+
+@dataclass
+class EvaluationSection:
+    """Few-shot scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
+
+    benchmarks: list[BenchmarkSection] = field(default_factory=list)  # empty: none
+    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4])  # demonstrations; per class in N-way tasks
+    demonstrations: Literal["random", "fixed", "rices"] = "random"  # rices: the most similar pictures (paper)
+    dialect: Literal["emu2", "openflamingo", "llava"] = "emu2"  # wording of the prompts
+    zero_shot: Literal["true", "text"] = "true"  # text: Flamingo's, two demonstrations without their pictures
+    chat: bool | None = None  # in the chat template; null: where the tokenizer has roles
+    n_query: int | None = None  # visual tokens per picture; null: 64 at most
+    num_beams: int = 5  # of generated answers (paper: 5)
+    length_penalty: float = -1.0  # likewise (published code: -1)
+    batch_size: int = 8  # questions answered at once
+    seed: int = 0  # of the draw of demonstrations
+    stop_below: float | None = None  # end a run that scores so much less than the untouched model at most shots
+    grid: int = 4  # questions drawn of each benchmark
+
+
+@dataclass
 class RunSection:
     """Where the run lives and what it writes."""
 
@@ -131,6 +160,7 @@ class Recipe:
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     run: RunSection = field(default_factory=RunSection)
     resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
 
@@ -185,6 +215,13 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "trainer.limit_val_batches": (0, INFINITY),
     "trainer.log_every_n_steps": (1, INFINITY),
     "trainer.fast_dev_run": (0, INFINITY),
+    "evaluation.benchmarks.limit": (1, INFINITY),
+    "evaluation.shots": (0, INFINITY),
+    "evaluation.n_query": (1, INFINITY),
+    "evaluation.num_beams": (1, INFINITY),
+    "evaluation.batch_size": (1, INFINITY),
+    "evaluation.stop_below": (0, INFINITY),
+    "evaluation.grid": (0, INFINITY),
     "callbacks.answers.limit": (1, INFINITY),
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),

@@ -31,7 +31,7 @@ class FastBinding(Benchmark):
 
     def __init__(self, path: str | Path):
         path = Path(path) / FILE if Path(path).is_dir() else Path(path)
-        self.name = path.stem
+        self.name = "fast_binding_2way"
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
         except OSError as error:
@@ -76,3 +76,9 @@ def _question(line: str, where: str, root: Path) -> Question:
 def _named(id: str, place: int, pair: dict[str, Any], root: Path) -> Question:
     name = pair["name"]
     return Question(f"{id}_{place}", (str(root / pair["image"]),), "", answers=(name,), label=name)
+
+
+BENCHMARKS = {
+    "fast_binding_2way": lambda path, split: FastBinding(path),
+    "fast_binding_2way_generated": lambda path, split: GeneratedBinding(path),
+}
