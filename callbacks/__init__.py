@@ -4,6 +4,7 @@ from callbacks.answers import GeneratedAnswers
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
+from callbacks.in_context import InContextEvaluation
 from callbacks.ledger_writer import DataLedger
 from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
@@ -15,6 +16,7 @@ __all__ = [
     "GeneratedAnswers",
     "GracefulStop",
     "GradientCheck",
+    "InContextEvaluation",
     "ProgressBar",
     "ProgressLines",
     "Report",

@@ -1,7 +1,6 @@
 """Answers generated while it trains: a number, a sheet of pictures, a file to read."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -11,12 +10,12 @@ import torch
 import torch.distributed
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities.seed import isolate_rng
 from PIL import Image
 from torch import Tensor, nn
 
 from callbacks.grid import Cell, draw_grid
 from callbacks.records import json_line, write_text
+from callbacks.undisturbed import log_image, undisturbed
 from emu2_lit.evaluation import exact_match
 from emu2_lit.samples.encoding import Encoded, encode, prompt, read_picture, read_video
 from emu2_lit.samples.sample import BadSample, Sample
@@ -93,7 +92,7 @@ class GeneratedAnswers(Callback):
             generate_answers, pl_module.model, pl_module.processor,
             max_new_tokens=self.max_new_tokens, device=pl_module.device,
         )  # fmt: skip
-        with _undisturbed(pl_module), trainer.precision_plugin.forward_context():
+        with undisturbed(pl_module), trainer.precision_plugin.forward_context():
             generated = _shared([sample for sample, _ in self._questions], answer, self.batch_size, trainer)
         self.answers = [
             Answer(sample.id, question_text(sample), reference, text, exact_match(text, reference))
@@ -111,7 +110,7 @@ class GeneratedAnswers(Callback):
             sheet = draw_grid(_cell(sample, answer) for (sample, _), answer in shown)
             (folder / "samples").mkdir(parents=True, exist_ok=True)
             sheet.save(folder / "samples" / f"step={trainer.global_step:07d}.png")
-            _log_image(trainer, "val/answers", sheet)
+            log_image(trainer, "val/answers", sheet)
 
     def state_dict(self) -> dict[str, Any]:
         return {"base": self.base}
@@ -198,19 +197,6 @@ def _left_padded(items: list[Encoded], processor: Any) -> dict[str, Tensor]:
     return batch
 
 
-@contextmanager
-def _undisturbed(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; modes of all submodules and every generator's state as before, outside."""
-    modes = [(part, part.training) for part in module.modules()]
-    with isolate_rng():
-        module.eval()
-        try:
-            yield
-        finally:
-            for part, training in modes:
-                part.training = training
-
-
 def _cell(sample: Sample, answer: Answer) -> Cell:
     return Cell(_first_picture(sample), answer.question, answer.answer, answer.prediction, answer.correct)
 
@@ -225,14 +211,3 @@ def _first_picture(sample: Sample) -> Image.Image | None:
     except BadSample:
         return None
     return None
-
-
-def _log_image(trainer: Trainer, name: str, image: Image.Image) -> None:
-    """To the loggers that take images: those with `log_image` (W&B) or an experiment with `add_image` (TensorBoard)."""
-    for logger in trainer.loggers:
-        if hasattr(logger, "log_image"):
-            logger.log_image(name, [image], step=trainer.global_step)
-        elif hasattr(logger.experiment, "add_image"):
-            pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-            pixels = pixels.view(image.height, image.width, 3)
-            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")

@@ -8,7 +8,7 @@ Series = Sequence[tuple[int, float]]
 
 _WIDTH, _HEIGHT = 460, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 16, 30
-_COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea")
+COLOURS = ("#2563eb", "#ea580c", "#16a34a", "#9333ea")
 _MOST_POINTS = 800
 
 
@@ -23,18 +23,18 @@ def chart(series: dict[str, Series]) -> str:
     if not lines:
         return ""
     every = [point for points in lines.values() for point in points]
-    x_axis = _Axis(0, max(max(step for step, _ in every), 1), _LEFT, _WIDTH - _RIGHT)
-    low, high = _range([value for _, value in every])
-    y_axis = _Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
+    x_axis = Axis(0, max(max(step for step, _ in every), 1), _LEFT, _WIDTH - _RIGHT)
+    low, high = value_range([value for _, value in every])
+    y_axis = Axis(low, high, _HEIGHT - _BOTTOM, _TOP)
     body = [_grid(x_axis, y_axis)]
     for index, (name, points) in enumerate(lines.items()):
-        body.append(_line(points, x_axis, y_axis, _COLOURS[index % len(_COLOURS)]))
+        body.append(_line(points, x_axis, y_axis, COLOURS[index % len(COLOURS)]))
         body.append(_legend(index, name, points[-1][1]))
     height = _HEIGHT + 18 * len(lines)
     return f'<svg viewBox="0 0 {_WIDTH} {height}" role="img" xmlns="http://www.w3.org/2000/svg">{"".join(body)}</svg>'
 
 
-class _Axis:
+class Axis:
     """Values of an interval to pixels, and round numbers to write beside it."""
 
     def __init__(self, low: float, high: float, start: float, end: float):
@@ -51,7 +51,7 @@ class _Axis:
         return [number * step for number in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-def _range(values: list[float]) -> tuple[float, float]:
+def value_range(values: list[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if low >= 0 and low < high / 2:
         low = 0.0  # from zero, unless that would flatten the curve
@@ -65,7 +65,7 @@ def _thin(points: Series) -> Series:
     return [*points[:-1][::stride], points[-1]]
 
 
-def _grid(x_axis: _Axis, y_axis: _Axis) -> str:
+def _grid(x_axis: Axis, y_axis: Axis) -> str:
     lines = []
     for value in y_axis.ticks():
         y = y_axis(value)
@@ -77,7 +77,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis) -> str:
     return "".join(lines)
 
 
-def _line(points: Series, x_axis: _Axis, y_axis: _Axis, colour: str) -> str:
+def _line(points: Series, x_axis: Axis, y_axis: Axis, colour: str) -> str:
     placed = [(x_axis(step), y_axis(value)) for step, value in points]
     x, y = placed[-1]
     path = " ".join(f"{x:.1f},{y:.1f}" for x, y in placed)
@@ -90,7 +90,7 @@ def _line(points: Series, x_axis: _Axis, y_axis: _Axis, colour: str) -> str:
 def _legend(index: int, name: str, last: float) -> str:
     y = _HEIGHT + 12 + 18 * index
     return (
-        f'<rect x="{_LEFT}" y="{y - 9}" width="10" height="10" fill="{_COLOURS[index % len(_COLOURS)]}"/>'
+        f'<rect x="{_LEFT}" y="{y - 9}" width="10" height="10" fill="{COLOURS[index % len(COLOURS)]}"/>'
         f'<text x="{_LEFT + 16}" y="{y}">{escape(name)}: {short_number(last)}</text>'
     )
 

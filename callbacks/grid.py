@@ -17,19 +17,21 @@ _GREEN, _RED, _INK, _GREY, _PAPER = "#15803d", "#b91c1c", "#111827", "#6b7280", 
 
 @dataclass(frozen=True)
 class Cell:
-    """One sample to draw; `image` is None for a question about no picture."""
+    """One sample to draw; `image` is None for a question about no picture, `correct` of what nobody predicted (a
+    demonstration)."""
 
     image: Image.Image | None
     question: str
     answer: str
     prediction: str
-    correct: bool
+    correct: bool | None
 
 
-def draw_grid(cells: Iterable[Cell]) -> Image.Image:
-    """One RGB sheet, row by row; a green tick or a red cross beside the prediction says whether it is right."""
+def draw_grid(cells: Iterable[Cell], columns: int = _COLUMNS) -> Image.Image:
+    """One RGB sheet, row by row of `columns` cells; a green tick or a red cross beside the prediction says whether it
+    is right."""
     cells = list(cells)
-    columns = max(1, min(_COLUMNS, len(cells)))
+    columns = max(1, min(columns, len(cells)))
     height = _PICTURE + _LINE * sum(_LINES.values()) + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * _CELL, -(-max(1, len(cells)) // columns) * height), _PAPER)
     draw = ImageDraw.Draw(sheet)
@@ -47,11 +49,11 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, 
     draw.rectangle((left - 1, top - 1, left + _PICTURE, top + _PICTURE), outline="#d1d5db")
     y = top + _PICTURE + 6
     verdict = _GREEN if cell.correct else _RED
-    for text, limit, colour, indent in (
-        (cell.question, _LINES["question"], _GREY, 0),
-        (f"expected: {cell.answer}", _LINES["answer"], _INK, 0),
-        (cell.prediction or "(nothing)", _LINES["prediction"], verdict, 18),
-    ):
+    expected = f"expected: {cell.answer}" if cell.correct is not None else cell.answer
+    lines = [(cell.question, _LINES["question"], _GREY, 0), (expected, _LINES["answer"], _INK, 0)]
+    if cell.correct is not None:
+        lines.append((cell.prediction or "(nothing)", _LINES["prediction"], verdict, 18))
+    for text, limit, colour, indent in lines:
         if indent:
             _draw_verdict(draw, cell.correct, left, y, verdict)
         for line in wrap(text, font, _PICTURE - indent, limit):

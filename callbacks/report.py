@@ -22,7 +22,7 @@ _CHARTS = {
 }
 _ANSWERS = 24
 _PAGE = Path(__file__).with_name("report.html")
-_VALIDATION = "val/"
+_VALIDATION = ("val/", "in_context/", "in_context_base/")
 
 
 class Report(StepCallback):
@@ -76,6 +76,7 @@ def write_report(run_dir: str | Path) -> Path:
         "figures": _figures(series),
         "charts": _charts(series),
         "samples": _sheet(sheets[-1]) if sheets else "",
+        "in_context": _in_context(run_dir / "in_context"),
         "answers": _answers(run_dir / "answers.jsonl"),
         "next": _next_steps(run_dir),
     }.items():
@@ -114,13 +115,21 @@ def _charts(series: dict[str, list[tuple[int, float]]]) -> str:
     return "".join(figures)
 
 
-def _sheet(path: Path) -> str:
+def _sheet(path: Path, title: str = "Answers", alt: str = "pictures with questions and answers") -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     step = int(path.stem.split("=")[1])
     return (
-        f"<h2>Answers after {step} steps</h2>"
-        f'<img class="sheet" alt="pictures with questions and answers" src="data:image/png;base64,{data}">'
+        f"<h2>{escape(title)} after {step} steps</h2>"
+        f'<img class="sheet" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
     )
+
+
+def _in_context(folder: Path) -> str:
+    """The latest curves over shots, and the latest episodes of each benchmark."""
+    kinds = [(folder / "curves", "Scores over demonstrations")]
+    kinds += [(one, f"Episodes of {one.name}") for one in sorted((folder / "episodes").glob("*"))]
+    latest = [(sorted(one.glob("step=*.png")), title) for one, title in kinds]
+    return "".join(_sheet(sheets[-1], title, title) for sheets, title in latest if sheets)
 
 
 def _answers(path: Path) -> str:

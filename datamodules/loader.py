@@ -17,9 +17,9 @@ from torch.utils.data import DataLoader
 from datamodules.budget import Budget, Skipped
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
-from datamodules.ranks import all_reduced, gathered
 from datamodules.split import Split, StepBatches, TypedSplit
 from emu2_lit.errors import UserError
+from emu2_lit.ranks import all_reduced, gathered
 
 
 def batches(dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int) -> DataLoader:

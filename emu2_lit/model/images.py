@@ -48,6 +48,11 @@ def load_image(source: Any, root: str | Path | None = None, max_pixels: int = MA
         raise ImageError(f"{name}: damaged or truncated ({error})") from error
 
 
+def image_bytes(source: Any, root: str | Path | None = None) -> bytes:
+    """The encoded bytes of a picture given as in `load_image`, but not as a PIL image. Raises ImageError."""
+    return _read(source, root)[1]
+
+
 def _open(source: Any, root: str | Path | None) -> tuple[str, Image.Image]:
     """A name for messages, and the picture with only its header read."""
     if isinstance(source, Image.Image):

@@ -16,6 +16,11 @@ def all_reduced(counts: list[int]) -> list[int]:
     return tensor.tolist()
 
 
+def place() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
 def gathered(values: list[Any]) -> list[Any]:
     """The lists of all ranks, joined in rank order."""
     if not _several():
