@@ -72,31 +72,20 @@ def _agreeing(one: Prompt, other: Prompt) -> int:
 
 
 class Prefix:
-    """The language model behind a prompt: keys, values, and what it expects next.
-
-    Args:
-        before: a prefix of this prompt that has been read already.
-    """
+    """The language model behind a prompt: its keys and values."""
 
     @torch.no_grad()
-    def __init__(self, model: nn.Module, prompt: Prompt, pictures: Pictures, before: "Prefix | None" = None):
-        self.prompt = prompt
-        old = 0
-        if before is None:
-            self._cache = DynamicCache(config=model.lm.config)
-        else:
-            self._cache, old = copy.deepcopy(before._cache), len(before.prompt.ids)
-        device = model_device(model)
-        new = prompt.pictures[sum(start < old for start in prompt.starts) :]
-        self.logits: Tensor = model(  # (1, 1, vocabulary)
-            input_ids=torch.tensor([prompt.ids[old:]], device=device),
-            attention_mask=torch.ones(1, len(prompt.ids), dtype=torch.long, device=device),
-            position_ids=torch.arange(old, len(prompt.ids), device=device)[None],
-            visual_embeds=pictures.embed(new) if new else None,
+    def __init__(self, model: nn.Module, prompt: Prompt, pictures: Pictures):
+        self.prompt, self._cache = prompt, DynamicCache(config=model.lm.config)
+        ids = torch.tensor([prompt.ids], device=model_device(model))
+        model(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            visual_embeds=pictures.embed(prompt.pictures) if prompt.pictures else None,
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=1,
-        ).logits
+        )
 
     def __len__(self) -> int:
         return len(self.prompt.ids)

@@ -184,7 +184,7 @@ class _Answering:
 
     def __call__(self, rows: Sequence[_Row]) -> list[Prediction]:
         by_likelihood = self.task.benchmark.answer_by == "likelihood"
-        return [self._chosen(row) for row in rows] if by_likelihood else self._generated(rows)
+        return self._chosen(rows) if by_likelihood else self._generated(rows)
 
     @torch.no_grad()
     def _generated(self, rows: Sequence[_Row]) -> list[Prediction]:
@@ -201,9 +201,12 @@ class _Answering:
             for row, text in zip(rows, texts, strict=True)
         ]
 
-    def _chosen(self, row: _Row) -> Prediction:
-        choices = row.question.choices
-        prompts = [self.task.prompt(row.question, row.demonstrations, choice) for choice in choices]
-        scores = choice_scores(self.model, self.task.processor, prompts, self.pictures, self.batch_size, self.prefix)
-        best = choices[scores.index(max(scores))]
-        return Prediction(id=row.question.id, text=best, raw=best, scores=scores, shots=self.task.shots)
+    def _chosen(self, rows: Sequence[_Row]) -> list[Prediction]:
+        prompt = self.task.prompt
+        prompts = [[prompt(row.question, row.demonstrations, one) for one in row.question.choices] for row in rows]
+        scored = choice_scores(self.model, self.task.processor, prompts, self.pictures, self.batch_size, self.prefix)
+        predictions = []
+        for row, scores in zip(rows, scored, strict=True):
+            best = row.question.choices[scores.index(max(scores))]
+            predictions.append(Prediction(row.question.id, best, raw=best, scores=scores, shots=self.task.shots))
+        return predictions
