@@ -62,6 +62,11 @@ DIALECTS = {
 }  # fmt: skip
 
 
+def shots_name(shots: int, zero_shot: ZeroShot = "true") -> str:
+    """How a number of shots is reported: Flamingo's 0-shot, which reads demonstrations, is `0_text`."""
+    return "0_text" if shots == 0 and zero_shot == "text" else str(shots)
+
+
 def build(
     question: Question, demonstrations: Sequence[Question] = (), dialect: str = "emu2", zero_shot: ZeroShot = "true"
 ) -> tuple[Part, ...]:

@@ -217,6 +217,14 @@ def test_shots_that_do_not_fit_are_left_out(tmp_path, pictures, toy):
     assert "in_context/toy/shots_5" not in trainer.callback_metrics
 
 
+def test_flamingos_zero_shot_is_called_so(tmp_path, pictures, toy):
+    watch = InContextEvaluation([toy], shots=(0, 1), zero_shot="text")
+    fit(tmp_path, pictures, watch)
+    assert list(watch.scores) == ["toy/shots_0_text", "toy/shots_1"]
+    with pytest.raises(UserError, match="same name"):
+        InContextEvaluation([toy, toy])
+
+
 def test_similar_demonstrations_need_a_frozen_tower(tmp_path, pictures, toy):
     with pytest.raises(UserError, match="frozen tower"):
         fit(tmp_path, pictures, InContextEvaluation([toy], how="rices"), lora=False, frozen=["project_down"])
