@@ -1,35 +1,41 @@
-"""Chat (and caption) data for training: sources in, batches out, one counter as state."""
+"""Conversations and documents for training: sources in, batches out, one counter as state."""
 
 from collections import Counter
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 from lightning import LightningDataModule
 
 from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
+from datamodules.documents import DocumentRules
 from datamodules.loader import ValidationLoader, WindowLoader
-from datamodules.order import GlobalOrder, permutation
+from datamodules.order import GlobalOrder, TypedOrder, permutation
 from datamodules.sources import Source, open_sources
-from datamodules.split import Split
+from datamodules.split import Split, TypedSplit
+from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
-from emu2_lit.settings import SourceSettings
+from emu2_lit.settings import SourceSettings, TypeSettings
 
 
 class ChatDataModule(LightningDataModule):
     """Samples in a global order that is a pure function of (seed, sources, weights).
 
     An optimizer step always holds the next `global_batch_size` samples of that order, however they are split
-    into micro-batches and ranks; the stream has no end. The state is the count of samples that completed
-    steps have consumed, so a resume is exact at any step, with any number of ranks and workers.
+    into micro-batches and ranks; the stream has no end. With `types`, sources of one type make an order of their own,
+    and a step holds the batch of one type (`alternate`) or of all (`together`). The state is the count of samples
+    that completed steps have consumed, so a resume is exact at any step, with any number of ranks and workers.
 
     Args:
         processor: an Emu2Processor.
         global_batch_size: samples of one optimizer step; by default micro_batch_size x accumulation x ranks.
         max_length: tokens of a sample at most; conversations lose trailing turns, other samples are skipped.
+        types: the data types that `source.type` names, with their batch sizes; none: one stream.
+        mixing: how types share steps.
+        learn_pictures: documents are learned with their pictures (the unified objective).
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
     """
@@ -46,13 +52,18 @@ class ChatDataModule(LightningDataModule):
         workers: int = 0,
         validation_limit: int | None = None,
         bad_budget: float = 0.01,
+        types: list[TypeSettings] = (),
+        mixing: Literal["alternate", "together"] = "alternate",
+        learn_pictures: bool = False,
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
         self.processor, self.max_length, self.seed, self.workers = processor, max_length, seed, workers
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
-        self._start = 0
+        self.types, self.mixing = list(types), mixing
+        self.learn_pictures = learn_pictures
+        self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
     @cached_property
@@ -60,6 +71,7 @@ class ChatDataModule(LightningDataModule):
         """The training sources. Raises UserError for files that are missing, unreadable or empty."""
         if not self.source_settings:
             raise UserError("data.sources is empty: name at least one file to train on")
+        check_types(self.types, self.source_settings)
         return open_sources(self.source_settings)
 
     @cached_property
@@ -67,20 +79,34 @@ class ChatDataModule(LightningDataModule):
         return open_sources(self.validation_settings)
 
     @cached_property
-    def order(self) -> GlobalOrder:
-        weights = [source.settings.weight for source in self.sources]
-        return GlobalOrder([len(s) for s in self.sources], None if None in weights else weights, self.seed)
+    def order(self) -> GlobalOrder | TypedOrder:
+        if not self.types:
+            return self._order(self.sources, self.seed)
+        groups = [
+            [place for place, source in enumerate(self.sources) if source.settings.type == kind.name]
+            for kind in self.types
+        ]
+        orders = [
+            self._order([self.sources[place] for place in group], hash_seed(self.seed, "type", kind.name))
+            for kind, group in zip(self.types, groups, strict=True)
+        ]
+        return TypedOrder(groups, orders)
+
+    @staticmethod
+    def _order(sources: list[Source], seed: int) -> GlobalOrder:
+        weights = [source.settings.weight for source in sources]
+        return GlobalOrder([len(source) for source in sources], None if None in weights else weights, seed)
 
     def setup(self, stage: str) -> None:
         """Open the files, so that a user's mistake shows before anything is trained."""
         if stage == "fit":
-            self._start, self._start_step = 0, None
+            self._start, self._start_step = None, None
             self.order  # noqa: B018
         self.validation_sources  # noqa: B018
 
     def train_dataloader(self) -> WindowLoader:
         split = self._split()
-        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length)
+        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
         budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         return WindowLoader(
             dataset, self._collator(), split, self._steps_per_pass(split), self._begin, budget, self.workers
@@ -93,7 +119,8 @@ class ChatDataModule(LightningDataModule):
             return []
         split = Split(self.micro_batch_size, 1, self.trainer.world_size, self.trainer.global_rank)
         sampler = split.once_over(len(places))
-        dataset = SampleDataset(self.validation_sources, _FixedOrder(places), self.processor, self.max_length)
+        order, rules = _FixedOrder(places), self._rules(hash_seed("validation"))
+        dataset = SampleDataset(self.validation_sources, order, self.processor, self.max_length, rules)
         sizes = Counter(self.validation_sources[source].name for source, _ in places)
         return ValidationLoader(
             dataset, sampler, self._collator(), lambda: Budget(self.bad_budget, dict(sizes)), self.workers
@@ -111,17 +138,20 @@ class ChatDataModule(LightningDataModule):
 
     @property
     def consumed(self) -> int:
-        """Samples of the order that completed optimizer steps have used."""
+        """Samples that completed optimizer steps have used."""
+        return sum(self._consumed())
+
+    def _consumed(self) -> list[int]:
+        """The same by type; one number where there are no types."""
+        split = self._split()
+        start = self._start or [0] * max(len(self.types), 1)
         if self._start_step is None:
-            return self._start
-        return self._start + (self.trainer.global_step - self._start_step) * self._split().global_batch_size
+            return start
+        drawn = split.drawn(self._start_step, self.trainer.global_step)
+        return [sum(pair) for pair in zip(start, drawn, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {
-            "consumed": self.consumed,
-            "global_batch_size": self._split().global_batch_size,
-            **self._identity(),
-        }
+        return {"consumed": self._consumed(), **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
@@ -138,19 +168,26 @@ class ChatDataModule(LightningDataModule):
         """What the order depends on."""
         return {
             "seed": self.seed,
+            "types": [vars(kind) | {"mixing": self.mixing} for kind in self.types],
             "fingerprints": [source.fingerprint for source in self.sources],
             "weights": [source.settings.weight for source in self.sources],
         }
 
-    def _begin(self) -> tuple[int, int]:
+    def _begin(self) -> tuple[int, list[int]]:
         """Where an iteration starts; the first one fixes which step the starting position belongs to."""
         if self._start_step is None:
             self._start_step = self.trainer.global_step
-        return self.trainer.global_step, self.consumed
+        return self.trainer.global_step, self._consumed()
 
-    def _split(self) -> Split:
-        trainer = self.trainer
-        split = Split(self.micro_batch_size, trainer.accumulate_grad_batches, trainer.world_size, trainer.global_rank)
+    def _split(self) -> Split | TypedSplit:
+        trainer, ranks = self.trainer, (self.trainer.world_size, self.trainer.global_rank)
+        passes = trainer.accumulate_grad_batches
+        if self.types:
+            split = typed_split(self.types, self.mixing, self.micro_batch_size, *ranks)
+            if split.accumulation != passes:
+                raise UserError(f"accumulate_grad_batches is {passes}; data.types need {split.accumulation}")
+            return split
+        split = Split(self.micro_batch_size, passes, *ranks)
         if self.global_batch_size not in (None, split.global_batch_size):
             raise UserError(
                 f"data.global_batch_size is {self.global_batch_size}, but micro_batch_size "
@@ -159,10 +196,12 @@ class ChatDataModule(LightningDataModule):
             )
         return split
 
-    def _steps_per_pass(self, split: Split) -> int:
+    def _steps_per_pass(self, split: Split | TypedSplit) -> int:
         """The whole run where max_steps is given, else one epoch: its last samples flow into the next one."""
         if self.trainer.max_steps > 0:
             return self.trainer.max_steps
+        if self.types:
+            raise UserError("max_steps must be given with data.types: their sources have no common end")
         return max(1, sum(len(source) for source in self.sources) // split.global_batch_size)
 
     def _validation_places(self) -> list[tuple[int, int]]:
@@ -172,6 +211,9 @@ class ChatDataModule(LightningDataModule):
             return places
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
         return [places[place] for place in sorted(chosen)]
+
+    def _rules(self, seed: int) -> DocumentRules:
+        return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
 
     def _collator(self) -> Collator:
         return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)

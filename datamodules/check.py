@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from datamodules.documents import DocumentRules
 from datamodules.sources import Source, open_sources
 from emu2_lit.samples.encoding import IGNORE, Encoded, encode
 from emu2_lit.samples.render import marked
@@ -58,21 +59,24 @@ def check(
     max_length: int = 2048,
     examples: int = 3,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    learn_pictures: bool = False,
 ) -> CheckReport:
     """Import and encode every sample of the sources, pictures included.
 
     Args:
         examples: how many samples of each source to render.
         progress: wraps the indexes of each source, for a progress bar.
+        learn_pictures: show documents as the unified objective learns them, in its first epoch.
     """
     sources = open_sources(settings)
+    rules = DocumentRules(processor, max_length, learn_pictures=learn_pictures)
     report = CheckReport({source.name: len(source) for source in sources})
     lengths: list[int] = []
     for source in sources:
         rendered = 0
         for index in progress(range(len(source))):
             report.samples += 1
-            found = _try(source, index, processor, max_length, report)
+            found = _try(source, index, rules, report)
             if found is None:
                 continue
             sample, encoded = found
@@ -87,11 +91,12 @@ def check(
     return report
 
 
-def _try(source: Source, index: int, processor: Any, max_length: int, report: CheckReport):
+def _try(source: Source, index: int, rules: DocumentRules, report: CheckReport):
     sample = None
     try:
         sample = source[index]
-        return sample, encode(sample, processor, max_length)
+        sample = rules(sample, source.settings)
+        return sample, encode(sample, rules.processor, rules.max_length)
     except BadSample as error:
         id = sample.id if sample else source.sample_id(index)
         report.bad.append(_entry(source, id, "reason", str(error)))

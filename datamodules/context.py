@@ -4,14 +4,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emu2_lit.model.video import PICTURES
+from emu2_lit.model.video import pictures_of
 from emu2_lit.samples.sample import BadSample, FileSlice, Video
 
 
 @dataclass(frozen=True)
 class Context:
     """`root` is the folder of relative picture names; `members` (tars) are the sample's own files by suffix,
-    and `format` is then that of their json."""
+    and `format` is then that of their json. The other fields are those of SourceSettings."""
 
     root: Path
     label: str
@@ -19,6 +19,8 @@ class Context:
     members: dict[str, FileSlice] = field(default_factory=dict)
     num_frames: int = 8
     format: str = "auto"
+    min_similarity: float = 0.0
+    min_score: float = 0.0
 
     def sample_id(self, record: dict[str, Any]) -> str:
         """The record's own id, else where it stands in its file."""
@@ -47,8 +49,7 @@ class Context:
             return Video(tuple(self.image(frame) for frame in value), self.num_frames)
         source = self.image(value)
         if isinstance(source, str) and Path(source).is_dir():
-            frames = sorted(path for path in Path(source).iterdir() if path.suffix.lower() in PICTURES)
-            return self.video([str(path) for path in frames])
+            return self.video([str(path) for path in pictures_of(Path(source))])
         return Video(source, self.num_frames)
 
     def _member(self, name: str) -> FileSlice:

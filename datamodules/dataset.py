@@ -7,6 +7,7 @@ from torch.utils.data import Dataset
 
 from datamodules.budget import Skipped
 from datamodules.collate import Draw
+from datamodules.documents import DocumentRules
 from datamodules.sources import Source
 from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import encode
@@ -14,18 +15,21 @@ from emu2_lit.samples.sample import BadSample
 
 
 class SampleDataset(Dataset):
-    """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot."""
+    """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot. Where data
+    have types, positions are pairs of type and position in the type's order. `rules` make the documents."""
 
     def __init__(
         self,
         sources: list[Source],
-        order: Callable[[int], tuple[int, int, int] | None],
+        order: Callable[[Any], tuple[int, int, int] | None],
         processor: Any,
         max_length: int,
+        rules: DocumentRules | None = None,
     ):
         self.sources, self.order, self.processor, self.max_length = sources, order, processor, max_length
+        self.rules = rules or DocumentRules(processor, max_length)
 
-    def __getitem__(self, position: int) -> Draw | UserError:
+    def __getitem__(self, position: int | tuple[int, int]) -> Draw | UserError:
         drawn = self.order(position)
         if drawn is None:
             return Draw("", 0, None)
@@ -34,9 +38,11 @@ class SampleDataset(Dataset):
         sample = None
         try:
             sample = source[index]
+            sample = self.rules(sample, source.settings, epoch)
             return Draw(source.name, epoch, encode(sample, self.processor, self.max_length))
         except BadSample as error:
             id = sample.id if sample else source.sample_id(index)
-            return Draw(source.name, epoch, Skipped(source.name, id, str(error), position, epoch))
+            place_in_order = position if isinstance(position, int) else position[1]
+            return Draw(source.name, epoch, Skipped(source.name, id, str(error), place_in_order, epoch))
         except UserError as error:
             return error

@@ -39,10 +39,10 @@ def prepare(folder: str | Path) -> Path:
     marker = folder / "done.json"
     if marker.exists() and json.loads(marker.read_text()) == {"version": VERSION}:
         return folder
-    images, labels = _load()
+    images, labels = load_digits()
     (folder / "images").mkdir(parents=True, exist_ok=True)
     for index, pixels in enumerate(images):
-        _publish(folder / _image_name(index), _png(pixels))
+        publish(folder / _image_name(index), png(pixels))
     for split, chosen in (("train", False), ("val", True)):
         digits = [(index, digit) for index, digit in enumerate(labels) if held_out(index) == chosen]
         _write(folder / f"captions_{split}.json", [_caption(index, digit) for index, digit in digits])
@@ -52,16 +52,17 @@ def prepare(folder: str | Path) -> Path:
     return folder
 
 
-def _load() -> tuple[Any, list[int]]:
+def load_digits() -> tuple[Any, list[int]]:
+    """All pictures, (1797, 8, 8) grey levels 0..16, and what they show."""
     try:
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
     except ImportError as error:
         raise UserError("the digits come with scikit-learn: pip install scikit-learn") from error
-    digits = load_digits()
+    digits = datasets.load_digits()
     return digits.images, [int(label) for label in digits.target]
 
 
-def _png(pixels: Any) -> bytes:
+def png(pixels: Any) -> bytes:
     """8x8 grey levels 0..16 as a picture of SIZE x SIZE."""
     small = Image.fromarray((pixels * 255 / 16).astype("uint8"))
     stream = io.BytesIO()
@@ -102,10 +103,10 @@ def _chat(index: int, digit: int, questions: list[str], suffix: str = "") -> dic
 
 
 def _write(path: Path, content: Any) -> None:
-    _publish(path, (json.dumps(content, indent=1) + "\n").encode())
+    publish(path, (json.dumps(content, indent=1) + "\n").encode())
 
 
-def _publish(path: Path, data: bytes) -> None:
+def publish(path: Path, data: bytes) -> None:
     """Write whole or not at all: every rank of a run may prepare the same folder, and read it at once."""
     own = path.with_name(f"{path.name}.{os.getpid()}")
     own.write_bytes(data)

@@ -4,7 +4,7 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.synchronize import Event
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.budget import Budget, Skipped
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
-from datamodules.split import Split, StepBatches
+from datamodules.split import Split, StepBatches, TypedSplit
 from emu2_lit.errors import UserError
 from emu2_lit.ranks import all_reduced, gathered
 
@@ -71,22 +71,23 @@ class ValidationLoader:
 class WindowLoader:
     """The training loader: a sized iterable of micro-batches that begins wherever the run stands.
 
-    Every batch carries `window`: {"text_targets", "visual_targets", "micro_batches", "step", "micro_batch"};
-    the target counts are those of the whole optimizer step, over all ranks, known before its first backward.
+    Every batch carries `window`: {"text_targets", "visual_targets", "micro_batches", "step", "micro_batch", "type"};
+    the target counts are those of the whole optimizer step, over all ranks, known before its first backward; the
+    type is that of the whole step's data, None where it has none or several.
 
     Attributes:
         steps: optimizer steps of one pass; `len` is `steps * accumulation`, which Lightning must see: of a
             loader
             without length it fetches one batch ahead of what it has trained.
-        begin: gives (global step, samples consumed) when an iteration starts; all state is there.
+        begin: gives (global step, samples consumed of each type) when an iteration starts; all state is there.
         budget: counts bad samples over all ranks and ends the run, on every rank, when a source has too many.
     """
 
     dataset: SampleDataset
     collate: Collator
-    split: Split
+    split: Split | TypedSplit
     steps: int
-    begin: Callable[[], tuple[int, int]]
+    begin: Callable[[], tuple[int, Sequence[int]]]
     budget: Budget
     workers: int = 0
 
@@ -96,7 +97,7 @@ class WindowLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         first_step, consumed = self.begin()
         steps = self.steps - first_step % self.steps
-        sampler = StepBatches(self.split, consumed, steps)
+        sampler = StepBatches(self.split, consumed, steps, first_step)
         source = map(_checked, batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
             window = [next(source) for _ in range(self.split.accumulation)]
@@ -108,6 +109,7 @@ class WindowLoader:
                     "micro_batches": len(window),
                     "step": step,
                     "micro_batch": place,
+                    "type": self.split.type_of(step),
                 }
                 yield batch
 

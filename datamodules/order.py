@@ -90,3 +90,20 @@ class GlobalOrder:
         epoch, place = divmod(drawn, self.sizes[source])
         index = permutation(hash_seed(self.seed, source, epoch), self.sizes[source])[place]
         return source, int(index), epoch
+
+
+class TypedOrder:
+    """Maps (type, position) to (source, index in the source, epoch): each type has an order of its own.
+
+    Args:
+        sources: for each type, the places of its sources among all.
+        orders: for each type, the order of these sources.
+    """
+
+    def __init__(self, sources: list[list[int]], orders: list[GlobalOrder]):
+        self.sources, self.orders = sources, orders
+
+    def __call__(self, key: tuple[int, int]) -> tuple[int, int, int]:
+        kind, position = key
+        place, index, epoch = self.orders[kind](position)
+        return self.sources[kind][place], index, epoch

@@ -67,7 +67,15 @@ class Source:
         file, _ = self._locate(index)
         root = Path(self.settings.root) if self.settings.root else self.paths[file].parent
         format = "auto" if self.settings.format == "webdataset" else self.settings.format
-        return Context(root, self.label(index), num_frames=self.settings.num_frames, format=format)
+        settings = self.settings
+        return Context(
+            root,
+            self.label(index),
+            num_frames=settings.num_frames,
+            format=format,
+            min_similarity=settings.min_similarity,
+            min_score=settings.min_score,
+        )
 
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):

@@ -1,5 +1,6 @@
 """Plain settings, shared by recipes and by Python users: one definition, no heavy imports."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,10 +20,27 @@ class LoraSettings:
 
 
 @dataclass
+class PartRates:
+    """Peak learning rates of parts of the network; null: that of all."""
+
+    visual: float | None = None  # the visual encoder
+    project_up: float | None = None  # from its space into the language model's
+    project_down: float | None = None  # and back
+    embeddings: float | None = None  # of tokens
+    lm: float | None = None  # the language model's blocks and last norm
+    lm_head: float | None = None  # from its space to tokens
+
+    def given(self) -> dict[str, float]:
+        """The rates that are set, by part."""
+        return {part: rate for part, rate in vars(self).items() if rate is not None}
+
+
+@dataclass
 class OptimizerSettings:
     """AdamW with warm-up; the defaults are those of Emu2-Chat (paper, table 8)."""
 
     lr: float = 1e-5  # peak learning rate
+    part_lr: PartRates = field(default_factory=PartRates)  # peak rates of single parts
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # decay of the two moments
     eps: float = 1e-6  # keeps the division by the second moment finite
     weight_decay: float = 0.0  # on matrices only; the paper gives none
@@ -42,5 +60,37 @@ class SourceSettings:
     name: str | None = None  # for logs and the ledger; default the file's name
     root: str | None = None  # folder of relative picture paths; default the file's own
     system_message: str | None = None  # comprehensive | concise | none | a text; default comprehensive
-    num_frames: int = 8  # frames that are taken of a video, evenly spread (paper: 8, 12 or 16)
+    num_frames: int = 8  # frames of a video: evenly spread, in documents drawn at random (paper: 8, 12 or 16)
     limit: int | None = None  # only the first so many samples
+    type: str | None = None  # one of data.types, where there are any
+    max_length: int | None = None  # tokens of a document at most; null: data.max_length (paper: 1024 for MMC4)
+    max_images: int = 8  # pictures of a document, drawn anew in every epoch (paper: 8)
+    image_first: float = 0.5  # objective unified: how often a picture stands before its text (paper: 0.5)
+    phrase_first: float = 0.7  # how often a phrase stands before its box (paper: 0.7)
+    min_similarity: float = 0.0  # mmc4: pictures less like their sentence are left out (OpenFlamingo: 0.24)
+    min_score: float = 0.0  # grit: boxes of which the detector was less sure are left out
+
+
+@dataclass
+class TypeSettings:
+    """A kind of data with a batch size of its own."""
+
+    name: str = "???"  # what sources call it
+    batch_size: int = 128  # samples of one optimizer step, over all devices
+    weight: float = 1.0  # share of the steps, with data.mixing: alternate
+
+
+def type_problems(types: Sequence[TypeSettings], sources: Sequence[SourceSettings]) -> Iterator[str]:
+    """What keeps sources and types from fitting each other, one message each."""
+    names = [kind.name for kind in types]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"data.types: {name} occurs twice"
+    for place, source in enumerate(sources):
+        if source.type not in (names or [None]):
+            legal = f"one of {', '.join(names)}" if names else "null, for there are no data.types"
+            yield f"data.sources.{place}.type: {source.type} is not {legal}"
+    for kind in types:
+        if not kind.weight > 0:
+            yield f"data.types: the weight of {kind.name} must be positive; leave a type out instead"
+        if kind.name not in {source.type for source in sources}:
+            yield f"data.types: no source has the type {kind.name}; set `type: {kind.name}` at one"

@@ -22,6 +22,7 @@ from emu2_lit.model.weight_writing import (
     write_shards,
 )
 
+PRETRAINED = Path(__file__).parent / "pretrained"  # small weights that come with the kit
 _HUB_ERRORS = (DryRunError, HfHubHTTPError, HFValidationError, OSError)
 
 
@@ -54,11 +55,13 @@ def fetch(repo_id: str, folder: str | Path | None = None, revision: str | None =
 
 
 def local_folder(name: str) -> Path:
-    """The folder of weights that were fetched by hub name.
+    """The folder of weights that come with the kit (`tiny-in-context`), or that were fetched by hub name.
 
     Raises:
         UserError: they were not, or not completely.
     """
+    if "/" not in name and (PRETRAINED / name).is_dir():
+        return PRETRAINED / name
     for left_out in ((), PICKLES):  # complete as a whole, or but for the pickles that `fetch` leaves out
         with contextlib.suppress(*_HUB_ERRORS):
             return Path(snapshot_download(name, local_files_only=True, ignore_patterns=_patterns(left_out)))

@@ -13,6 +13,14 @@ def one_thread():
 
 
 @pytest.fixture(scope="session")
+def episodes(tmp_path_factory) -> Path:
+    """The folder of the in-context data, made once."""
+    from datamodules.episodes import prepare
+
+    return prepare(tmp_path_factory.mktemp("data") / "episodes")
+
+
+@pytest.fixture(scope="session")
 def digits(tmp_path_factory) -> Path:
     """The folder of the quickstart's data, made once."""
     from datamodules.digits import prepare

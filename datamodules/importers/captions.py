@@ -1,4 +1,4 @@
-"""Captioned images: {image, caption} or {image, text}; the caption is learned after the image."""
+"""Captioned images or videos: {image or video, caption or text}; the caption is learned after them."""
 
 from typing import Any
 
@@ -6,17 +6,27 @@ from datamodules.context import Context
 from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Part, Sample
 
+_MEDIA = {"image", "images", "video", "videos"}
+_BOXES = {"noun_chunks", "ref_exps"}  # of grounded captions
+
 
 def detect(record: dict[str, Any]) -> bool:
-    return bool(record.keys() & {"image", "images"}) and bool(record.keys() & {"caption", "text"})
+    keys = record.keys()
+    return bool(keys & _MEDIA) and bool(keys & {"caption", "text"}) and not keys & _BOXES
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
-    images = [context.image(value) for value in as_list(record.get("image", record.get("images")))]
-    if not images:
+    parts = [Part("image", context.image(value)) for value in as_list(record.get("image", record.get("images")))]
+    videos = [record["video"]] if record.get("video") else as_list(record.get("videos"))
+    parts += [Part("video", context.video(value)) for value in videos]
+    if not parts:
         raise BadSample("the caption has no image")
+    return Sample(context.sample_id(record), (*parts, Part("text", caption_of(record), learn=True)))
+
+
+def caption_of(record: dict[str, Any]) -> str:
+    """The caption, without the space around it. Raises BadSample where there is none."""
     caption = record.get("caption", record.get("text"))
     if not isinstance(caption, str) or not caption.strip():
         raise BadSample("the caption is empty" if isinstance(caption, str) else f"the caption is {caption!r}")
-    parts = [Part("image", value) for value in images] + [Part("text", caption.strip(), learn=True)]
-    return Sample(context.sample_id(record), tuple(parts))
+    return caption.strip()

@@ -1,4 +1,5 @@
-"""WebDataset tars: images (jpg, 0.jpg, img1.jpg, ...) with a json in any of these formats, or a txt."""
+"""WebDataset tars: images (jpg, 0.jpg, img1.jpg, ...), a video or its frames (mp4, frame_0.jpg, ...), with a json in
+any of these formats or a txt."""
 
 import re
 from dataclasses import replace
@@ -6,11 +7,13 @@ from typing import Any
 
 import datamodules.importers as formats
 from datamodules.context import Context
+from datamodules.importers import numbered
 from datamodules.records import parse_json
 from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Sample
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "mov", "avi")
 
 
 def detect(record: dict[str, Any]) -> bool:
@@ -20,10 +23,17 @@ def detect(record: dict[str, Any]) -> bool:
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
     members = record["members"]
     context = replace(context, key=record["__key__"], label=record["__key__"], members=members)
+    if context.format == "numbered" or (context.format == "auto" and numbered.detect(record)):
+        return numbered.to_sample(record, context)
     inner = _inner_record(members)
-    images = image_members(members)
+    is_pair = bool(inner.keys() & {"caption", "text"})
+    frames = {name: member for name, member in members.items() if is_pair and name.startswith("frame")}
+    images = image_members({name: member for name, member in members.items() if name not in frames})
+    video = image_members(frames) or video_member(members)
     if images and not inner.keys() & {"image", "images"} and not _has_image_parts(inner):
         inner["image"] = images
+    if video and not inner.keys() & {"video", "videos"}:
+        inner["video"] = video
     return formats.import_record(inner, context, context.format)
 
 
@@ -31,6 +41,16 @@ def image_members(members: dict[str, Any]) -> list[Any]:
     """The sample's pictures: in the order of the numbers in their suffixes, those without a number first."""
     names = [name for name in members if name.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
     return [members[name] for name in sorted(names, key=_place)]
+
+
+def video_member(members: dict[str, Any]) -> Any:
+    """The sample's video file, or None."""
+    names = [name for name in members if name.rsplit(".", 1)[-1] in VIDEO_SUFFIXES]
+    if len(names) > 1:
+        raise BadSample(
+            f"the sample has {len(names)} videos, {', '.join(names)}: give their order in a json, as `videos`"
+        )
+    return members[names[0]] if names else None
 
 
 def _place(suffix: str) -> tuple[int, str]:

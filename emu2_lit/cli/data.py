@@ -3,9 +3,11 @@
 import argparse
 import json
 import sys
+from typing import get_args, get_type_hints
 
-from emu2_lit.recipe import DataSection, SourceSection
+from emu2_lit.recipe import DataSection, SourceSection, TuningSection
 
+OBJECTIVES = get_args(get_type_hints(TuningSection)["objective"])
 LISTED = 20  # bad samples printed; --json has all
 
 
@@ -17,6 +19,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--format", default="auto", help="an importer's name (default: told by the records)")
     check.add_argument("--root", help="folder that image paths start from (default: the file's own)")
     check.add_argument("--system-message", help="for samples without their own: comprehensive, concise, none or a text")
+    check.add_argument("--objective", choices=OBJECTIVES, default="chat", help="what documents are learned for")
     check.add_argument("--preset", default="tiny", help="model whose visual tokens are counted (default tiny)")
     check.add_argument("--tokenizer", help="tokenizer.model to count with (default: the tiny one)")
     check.add_argument("--max-length", type=int, default=DataSection().max_length, help="tokens (default 2048)")
@@ -33,7 +36,14 @@ def check_files(args: argparse.Namespace) -> int:
         SourceSection(path=path, format=args.format, root=args.root, system_message=args.system_message)
         for path in args.files
     ]
-    report = check(sources, _processor(args), args.max_length, examples=args.show, progress=_progress)
+    report = check(
+        sources,
+        _processor(args),
+        args.max_length,
+        examples=args.show,
+        progress=_progress,
+        learn_pictures=args.objective == "unified",
+    )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
     return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0
 

@@ -23,21 +23,24 @@ def quantise(corners: Sequence[float]) -> list[int]:
     return [round(min(max(value, 0.0), 1.0) * BINS) for value in corners]
 
 
-def box_segments(corners: Sequence[float] | Sequence[Sequence[float]], phrase: str | None = None) -> list[Segment]:
+def box_segments(
+    corners: Sequence[float] | Sequence[Sequence[float]], phrase: str | None = None, phrase_first: bool = True
+) -> list[Segment]:
     """A box, or several of one phrase, as it stands in the text.
 
     Args:
         corners: x1, y1, x2, y2 in 0..1, or a list of such.
+        phrase_first: the phrase stands before the box, else behind it.
     """
     boxes = [corners] if not hasattr(corners[0], "__len__") else list(corners)
-    out = []
+    named, placed = [], [Segment("token", OBJECT_BEGIN)]
     if phrase is not None:
-        out = [Segment("token", PHRASE_BEGIN), Segment("text", phrase), Segment("token", PHRASE_END)]
-    out.append(Segment("token", OBJECT_BEGIN))
+        named = [Segment("token", PHRASE_BEGIN), Segment("text", phrase), Segment("token", PHRASE_END)]
     for place, box in enumerate(boxes):
-        out += [Segment("token", NEXT_OBJECT)] if place else []
-        out += [Segment("token", location_token(value)) for value in quantise(box)]
-    return [*out, Segment("token", OBJECT_END)]
+        placed += [Segment("token", NEXT_OBJECT)] if place else []
+        placed += [Segment("token", location_token(value)) for value in quantise(box)]
+    placed.append(Segment("token", OBJECT_END))
+    return named + placed if phrase_first else placed + named
 
 
 _OBJECT = re.compile(

@@ -28,6 +28,7 @@ class Emu2Output(ModelOutput):
         logits: (batch, length, vocabulary); with labels (text_targets, vocabulary), unless all are asked for.
         regression: (batch, length, visual width), project_down of the last hidden state; with a
             visual_targets_mask (visual_targets, visual width), the predictions of the regressed slots in order.
+        last_hidden_state: (batch, length, hidden_size), after the final norm.
         hidden_states: tuple; the last is after the final norm.
     """
 
@@ -38,6 +39,7 @@ class Emu2Output(ModelOutput):
     visual_targets: Tensor | None = None
     logits: Tensor | None = None
     regression: Tensor | None = None
+    last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     past_key_values: object | None = None
 
@@ -214,7 +216,9 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             output_hidden_states=output_hidden_states,
         )
         hidden = passed.last_hidden_state
-        output = Emu2Output(hidden_states=passed.hidden_states, past_key_values=passed.past_key_values)
+        output = Emu2Output(
+            last_hidden_state=hidden, hidden_states=passed.hidden_states, past_key_values=passed.past_key_values
+        )
         if labels is not None:
             self._text_objective(output, hidden, labels, all_logits)
         else:

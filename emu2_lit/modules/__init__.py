@@ -2,7 +2,8 @@
 
 from emu2_lit.modules.base import TuningModule
 from emu2_lit.modules.chat import CaptionTuning, ChatTuning
+from emu2_lit.modules.unified import UnifiedTuning
 
-OBJECTIVES = {"chat": ChatTuning, "caption": CaptionTuning}
+OBJECTIVES = {"chat": ChatTuning, "caption": CaptionTuning, "unified": UnifiedTuning}
 
-__all__ = ["OBJECTIVES", "CaptionTuning", "ChatTuning", "TuningModule"]
+__all__ = ["OBJECTIVES", "CaptionTuning", "ChatTuning", "TuningModule", "UnifiedTuning"]

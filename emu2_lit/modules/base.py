@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
@@ -40,6 +41,7 @@ class TuningModule(LightningModule):
         seed: of random weights and of the generators, which are set anew before every micro-batch.
     """
 
+    kinds: Sequence[str] = ("text",)  # of targets: text, visual
     needs_role_tokens = False
     default_frozen: Sequence[str] = ()
 
@@ -76,7 +78,9 @@ class TuningModule(LightningModule):
         self.weights_dtype = dtype
         self.quantization = quantization
         self.seed = seed
-        self._window_loss: Tensor | float = 0.0
+        self._window_losses: dict[str, Tensor] = {}
+        self.validation_losses = nn.ModuleDict({kind: MeanMetric() for kind in self.kinds})
+        self.validated_at: int | None = None  # the step of the last validation
         self._check()
 
     def _check(self) -> None:
@@ -141,14 +145,26 @@ class TuningModule(LightningModule):
             key = part_of(name), tuning_mode(name, parameter.requires_grad)
             sizes[key] += getattr(parameter, "ds_numel", parameter.numel())
         return [
-            dict(part=part, mode=mode, lr=None if mode == "frozen" else self.optimizer.lr, parameters=size)
+            dict(part=part, mode=mode, lr=None if mode == "frozen" else self._peak_rate(part), parameters=size)
             for (part, mode), size in sizes.items()
         ]
 
+    def _peak_rate(self, part: str) -> float:
+        return self.optimizer.part_lr.given().get(part, self.optimizer.lr)
+
+    def learning_rates(self) -> dict[str, float]:
+        """The present rate by part; "" stands for all parts without a rate of their own."""
+        return {group["part"]: group["lr"] for group in self.optimizers().param_groups}
+
     # -- steps -----------------------------------------------------------------------------------------------
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """The summed loss of a batch and its number of targets. Each objective gives its own."""
+    def losses(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each kind of target (`text`, `visual`) the mean loss of a batch and how many there are. Each objective
+        gives its own."""
         raise NotImplementedError
+
+    def loss_weight(self, kind: str) -> float:
+        """How much the loss of one kind of target counts."""
+        return 1.0
 
     def inputs(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """What the network reads of a batch."""
@@ -157,25 +173,27 @@ class TuningModule(LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         window = batch.get("window") or self._lone_window(batch, batch_idx)
         self._seed_generators(window)
-        loss_sum, _ = self.losses(batch)
-        share = loss_sum / max(self.targets_of(window), 1)
-        self._log_window(share.detach(), window)
+        shares = {
+            kind: loss * targets / max(window[f"{kind}_targets"], 1)
+            for kind, (loss, targets) in self.losses(batch).items()
+        }
+        self._log_window({kind: share.detach() for kind, share in shares.items()}, window)
         # Lightning divides by the accumulation, the strategy averages over ranks: both are undone here, so that the
         # update is the mean over all targets of the global batch however it is split.
-        return share * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return self._weighed(shares) * self.trainer.accumulate_grad_batches * self.trainer.world_size
 
-    def targets_of(self, window: dict[str, int]) -> int:
-        """The targets in the global batch that this objective averages over."""
-        return window["text_targets"]
+    def _weighed(self, losses: dict[str, Tensor]) -> Tensor:
+        return sum(self.loss_weight(kind) * loss for kind, loss in losses.items())
 
     def _lone_window(self, batch: dict[str, Any], batch_idx: int) -> dict[str, int]:
         """For loaders other than the kit's: each micro-batch weighs the same, whatever its targets."""
         passes = self.trainer.accumulate_grad_batches
-        targets = int((batch["labels"][:, 1:] != IGNORE).sum()) * passes * self.trainer.world_size
-        return dict(
-            text_targets=targets, visual_targets=0, step=self.global_step, micro_batch=batch_idx % passes,
-            micro_batches=passes,
-        )  # fmt: skip
+        learned = {"text": batch["labels"] != IGNORE, "visual": batch.get("visual_targets_mask")}
+        counts = {
+            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size
+            for kind in self.kinds
+        }
+        return dict(counts, step=self.global_step, micro_batch=batch_idx % passes, micro_batches=passes)
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""
@@ -183,14 +201,23 @@ class TuningModule(LightningModule):
             hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63
         )
 
-    def _log_window(self, share: Tensor, window: dict[str, int]) -> None:
-        """Log the loss of the whole global batch, once, at its last micro-batch."""
-        self._window_loss = share + (self._window_loss if window["micro_batch"] else 0.0)
-        if window["micro_batch"] == window["micro_batches"] - 1:
-            loss = self.trainer.strategy.reduce(self._window_loss, reduce_op="sum")
-            self._check_loss(loss)
-            self.log("train/loss", loss, prog_bar=True)
-            self.log("train/lr", self.optimizers().param_groups[0]["lr"])
+    def _log_window(self, shares: dict[str, Tensor], window: dict[str, int]) -> None:
+        """Log the losses of the whole global batch, once, at its last micro-batch."""
+        before = self._window_losses if window["micro_batch"] else {}
+        self._window_losses = {kind: share + before.get(kind, 0.0) for kind, share in shares.items()}
+        if window["micro_batch"] < window["micro_batches"] - 1:
+            return
+        losses = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._window_losses.items()}
+        loss = self._weighed(losses)
+        self._check_loss(loss)
+        self.log("train/loss", loss, prog_bar=True)
+        if window.get("type"):
+            self.log(f"train/loss_{window['type']}", loss)
+        for kind, value in losses.items() if len(losses) > 1 else ():
+            if window[f"{kind}_targets"]:
+                self.log(f"train/{kind}_loss", value)
+        for part, lr in self.learning_rates().items():
+            self.log(f"train/lr_{part}" if part else "train/lr", lr)
 
     def _check_loss(self, loss: Tensor) -> None:
         """Raises UserError if the loss is lost. Looks only where it is logged and at the end, for that takes time."""
@@ -201,6 +228,24 @@ class TuningModule(LightningModule):
                 "or lengthen optimizer.warmup_steps; with 16-bit floats, take trainer.precision=bf16-mixed"
             )
 
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        for kind, (loss, targets) in self.losses(batch).items():
+            self.validation_losses[kind].update(loss, weight=targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean over all validation targets of all ranks, by kind."""
+        losses = {kind: metric.compute() for kind, metric in self.validation_losses.items() if metric.update_called}
+        losses = {kind: loss for kind, loss in losses.items() if not loss.isnan()}  # no such target anywhere
+        for metric in self.validation_losses.values():
+            metric.reset()
+        if losses:
+            self.log("val/loss", self._weighed(losses), prog_bar=True)
+        for kind, loss in losses.items() if len(losses) > 1 else ():
+            self.log(f"val/{kind}_loss", loss)
+
+    def on_validation_end(self) -> None:
+        self.validated_at = self.global_step
+
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
@@ -210,7 +255,7 @@ class TuningModule(LightningModule):
     def configure_optimizers(self):
         settings = self.optimizer
         optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings.weight_decay),
+            parameter_groups(self.model, settings),
             lr=settings.lr, betas=tuple(settings.betas), eps=settings.eps, fused=settings.fused or None,
         )  # fmt: skip
         scheduler = schedule(optimizer, settings, total_steps=self.trainer.max_steps)

@@ -3,7 +3,6 @@
 from typing import Any
 
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from emu2_lit.modules.base import TuningModule
 
@@ -11,22 +10,9 @@ from emu2_lit.modules.base import TuningModule
 class TextTuning(TuningModule):
     """Next-token loss on the learned text of a sample."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.validation_loss = MeanMetric()
-        self.validated_at: int | None = None  # the step of the last validation
-
-    def losses(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    def losses(self, batch: dict[str, Any]) -> dict[str, tuple[Tensor, Tensor]]:
         output = self.model(**self.inputs(batch), labels=batch["labels"])
-        return output.text_loss * output.text_targets, output.text_targets
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        loss_sum, targets = self.losses(batch)
-        self.validation_loss.update(loss_sum / targets.clamp(min=1), weight=targets)
-        self.log("val/loss", self.validation_loss, prog_bar=True)
-
-    def on_validation_end(self) -> None:
-        self.validated_at = self.global_step
+        return {"text": (output.text_loss, output.text_targets)}
 
 
 class ChatTuning(TextTuning):

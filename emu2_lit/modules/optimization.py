@@ -1,33 +1,48 @@
 """Parameter groups and learning-rate schedules."""
 
 import math
+from collections import defaultdict
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from emu2_lit.errors import UserError
+from emu2_lit.model.parts import part_of
 from emu2_lit.settings import OptimizerSettings
 
 SCHEDULES = ("cosine", "linear", "constant")
 _NO_DECAY = ("cls_token", "pos_embed")  # as in the tower's own pretraining
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """What trains, with weight decay on matrices only.
+def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict]:
+    """What trains, by part of the network where a part has a rate of its own, with weight decay on matrices only.
 
+    Returns:
+        Groups of `params`, `weight_decay`, `lr` and `part` (empty for all that share `settings.lr`).
     Raises:
-        UserError: nothing trains.
+        UserError: nothing trains, or a rate is given to a part that does not train.
     """
-    decayed, plain = [], []
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = defaultdict(list)
+    rates = settings.part_lr.given()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            matrix = parameter.ndim > 1 and not name.endswith(_NO_DECAY)
-            (decayed if matrix else plain).append(parameter)
-    if not decayed and not plain:
+            part = part_of(name) if part_of(name) in rates else ""
+            groups[part, parameter.ndim > 1 and not name.endswith(_NO_DECAY)].append(parameter)
+    if not groups:
         raise UserError("nothing trains: check tuning.method and tuning.frozen")
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+    if idle := sorted(set(rates) - {part for part, _ in groups}):
+        raise UserError(
+            f"optimizer.part_lr: {', '.join(idle)} does not train here; leave it out, or check tuning.method and "
+            "tuning.frozen"
+        )
+    return [
+        {
+            "params": groups[part, matrix], "weight_decay": settings.weight_decay if matrix else 0.0,
+            "lr": rates.get(part, settings.lr), "part": part,
+        }
+        for part, matrix in sorted(groups, key=lambda key: (key[0], not key[1]))
+    ]  # fmt: skip
 
 
 def schedule(optimizer: Optimizer, settings: OptimizerSettings, total_steps: int) -> LambdaLR:

@@ -7,8 +7,10 @@ from emu2_lit.recipe.load import load, read
 from emu2_lit.recipe.rules import missing_files
 from emu2_lit.recipe.schema import (
     AnswersSection,
+    BenchmarkSection,
     CallbacksSection,
     DataSection,
+    EvaluationSection,
     LoraSection,
     ModelSection,
     OptimizerSection,
@@ -17,13 +19,16 @@ from emu2_lit.recipe.schema import (
     SourceSection,
     TrainerSection,
     TuningSection,
+    TypeSection,
 )
 from emu2_lit.recipe.write import save, to_yaml
 
 __all__ = [
     "AnswersSection",
+    "BenchmarkSection",
     "CallbacksSection",
     "DataSection",
+    "EvaluationSection",
     "LoraSection",
     "ModelSection",
     "OptimizerSection",
@@ -32,6 +37,7 @@ __all__ = [
     "SourceSection",
     "TrainerSection",
     "TuningSection",
+    "TypeSection",
     "catalog",
     "is_recipe",
     "load",

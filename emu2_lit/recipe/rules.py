@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import get_args
 
 from emu2_lit.recipe import catalog
-from emu2_lit.recipe.schema import LoraSection, Part, Recipe
+from emu2_lit.recipe.schema import DataSection, LoraSection, Part, Recipe
+from emu2_lit.settings import type_problems
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
@@ -49,6 +50,8 @@ def _tuning_rules(recipe: Recipe) -> Iterator[str]:
 
 def _data_rules(recipe: Recipe) -> Iterator[str]:
     data = recipe.data
+    if not data.sources and recipe.evaluation.benchmarks:
+        return  # to evaluate only
     if not data.sources:
         yield "data.sources: is empty; give at least one, such as data.sources.0.path=my_chat.json"
     weighted = [source.weight is not None for source in data.sources]
@@ -56,15 +59,30 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
         yield f"data.sources.{weighted.index(False)}.weight: give a weight to all sources or to none"
     elif weighted and all(weighted) and not sum(source.weight for source in data.sources):
         yield "data.sources: all weights are 0"
-    if data.global_batch_size % data.micro_batch_size:
+    if data.types:
+        yield from _type_rules(recipe)
+    elif any(source.type for source in data.sources):
+        yield from type_problems(data.types, data.sources)
+    elif data.global_batch_size % data.micro_batch_size:
         yield (
             f"data.global_batch_size: {data.global_batch_size} is not a multiple of"
             f" data.micro_batch_size={data.micro_batch_size}"
         )
 
 
+def _type_rules(recipe: Recipe) -> Iterator[str]:
+    data = recipe.data
+    if data.global_batch_size != DataSection().global_batch_size:
+        yield "data.global_batch_size: has no effect with data.types, each has its own batch_size; remove it"
+    if recipe.trainer.max_steps is None:
+        yield "trainer.max_steps: give it with data.types, whose sources have no common end"
+    yield from type_problems(data.types, data.sources)
+
+
 def _step_rules(recipe: Recipe) -> Iterator[str]:
     trainer, optimizer = recipe.trainer, recipe.optimizer
+    if not recipe.data.sources and recipe.evaluation.benchmarks:
+        return
     if (trainer.max_steps is None) == (trainer.max_epochs is None):
         given = "neither is" if trainer.max_steps is None else "both are"
         yield f"trainer: give one of max_steps and max_epochs (and null for the other); {given} given"

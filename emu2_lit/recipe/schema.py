@@ -7,11 +7,12 @@ the fields. Paper values are those of Emu2's instruction tuning (Emu2 paper, sup
 import inspect
 import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
 from emu2_lit.settings import SourceSettings as SourceSection
+from emu2_lit.settings import TypeSettings as TypeSection
 
 Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -37,7 +38,9 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat", "caption"] = "chat"  # chat: answers of conversations; caption: documents
+    objective: Literal["chat", "caption", "unified"] = "chat"  # answers; text of documents; text and pictures of them
+    visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
+    gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
@@ -50,10 +53,12 @@ class TuningSection:
 class DataSection:
     """What it learns from, and in which portions."""
 
-    prepare: Literal["digits"] | None = None  # a data set that is made on the spot, before the run
+    prepare: Literal["digits", "episodes"] | None = None  # a data set that is made on the spot, before the run
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
+    types: list[TypeSection] = field(default_factory=list)  # kinds of data with batch sizes of their own; empty: none
+    mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
     global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
     micro_batch_size: int = 1  # samples of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
@@ -107,6 +112,35 @@ class CallbacksSection:
 
 
 @dataclass
+class BenchmarkSection:
+    """Questions with a metric."""
+
+    name: str = "???"  # such as vqav2; `emu2-lit evaluate --list` names all
+    path: str = "???"  # the folder of its official files
+    split: str | None = None  # null: the one that the paper reports
+    limit: int | None = None  # only so many questions, spread evenly
+
+
+@dataclass
+class EvaluationSection:
+    """Few-shot scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
+
+    benchmarks: list[BenchmarkSection] = field(default_factory=list)  # empty: none
+    shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4])  # demonstrations; per class in N-way tasks
+    demonstrations: Literal["random", "fixed", "rices"] = "random"  # rices: the most similar pictures (paper)
+    dialect: Literal["emu2", "openflamingo", "llava"] = "emu2"  # wording of the prompts
+    zero_shot: Literal["true", "text"] = "true"  # text: Flamingo's, two demonstrations without their pictures
+    chat: bool | None = None  # in the chat template; null: where the tokenizer has roles
+    n_query: int | None = None  # visual tokens per picture; null: 64 at most
+    num_beams: int = 5  # of generated answers (paper: 5)
+    length_penalty: float = -1.0  # likewise (published code: -1)
+    batch_size: int = 8  # questions answered at once
+    seed: int = 0  # of the draw of demonstrations
+    stop_below: float | None = None  # end a run that scores so much less than the untouched model at most shots
+    grid: int = 4  # questions drawn of each benchmark
+
+
+@dataclass
 class RunSection:
     """Where the run lives and what it writes."""
 
@@ -126,6 +160,7 @@ class Recipe:
     optimizer: OptimizerSection = field(default_factory=OptimizerSection)
     trainer: TrainerSection = field(default_factory=TrainerSection)
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
+    evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     run: RunSection = field(default_factory=RunSection)
     resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
 
@@ -137,14 +172,28 @@ class Recipe:
 
 INFINITY = float("inf")
 RANGES = {  # least and greatest legal number, where a type cannot say it; the items of a list share one entry
+    "tuning.visual_loss_weight": (0, INFINITY),
+    "tuning.gradient_norm_interval": (0, INFINITY),
     "tuning.lora.rank": (1, INFINITY),
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
     "data.sources.weight": (0, INFINITY),
-    "data.sources.num_frames": (1, INFINITY),
-    "data.sources.limit": (1, INFINITY),
-    "data.validation.num_frames": (1, INFINITY),
-    "data.validation.limit": (1, INFINITY),
+    **{
+        f"data.{kind}.{key}": limits
+        for kind in ("sources", "validation")
+        for key, limits in {
+            "num_frames": (1, INFINITY),
+            "limit": (1, INFINITY),
+            "max_length": (8, INFINITY),
+            "max_images": (1, INFINITY),
+            "image_first": (0, 1),
+            "phrase_first": (0, 1),
+            "min_similarity": (-1, 1),
+            "min_score": (0, 1),
+        }.items()
+    },
+    "data.types.batch_size": (1, INFINITY),
+    "data.types.weight": (0, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),
@@ -152,6 +201,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "data.validation_limit": (1, INFINITY),
     "data.bad_budget": (0, 1),
     "optimizer.lr": (0, INFINITY),
+    **{f"optimizer.part_lr.{part}": (0, INFINITY) for part in get_args(Part)},
     "optimizer.betas": (0, 1),
     "optimizer.eps": (0, INFINITY),
     "optimizer.weight_decay": (0, INFINITY),
@@ -165,6 +215,13 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "trainer.limit_val_batches": (0, INFINITY),
     "trainer.log_every_n_steps": (1, INFINITY),
     "trainer.fast_dev_run": (0, INFINITY),
+    "evaluation.benchmarks.limit": (1, INFINITY),
+    "evaluation.shots": (0, INFINITY),
+    "evaluation.n_query": (1, INFINITY),
+    "evaluation.num_beams": (1, INFINITY),
+    "evaluation.batch_size": (1, INFINITY),
+    "evaluation.stop_below": (0, INFINITY),
+    "evaluation.grid": (0, INFINITY),
     "callbacks.answers.limit": (1, INFINITY),
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),

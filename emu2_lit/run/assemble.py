@@ -12,13 +12,15 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 import callbacks as watch
 from datamodules.chat import ChatDataModule
 from datamodules.digits import prepare as prepare_digits
+from datamodules.episodes import prepare as prepare_episodes
+from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.modules import OBJECTIVES, TuningModule
-from emu2_lit.recipe.schema import Recipe
+from emu2_lit.recipe.schema import DataSection, Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
-_PREPARED = {"digits": prepare_digits}
+_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
 
 
 def build_origin(recipe: Recipe) -> Origin:
@@ -43,7 +45,15 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
         seed=recipe.run.seed,
+        **_of_objective(tuning),
     )
+
+
+def _of_objective(tuning: TuningSection) -> dict[str, Any]:
+    """The arguments that only one objective takes."""
+    if tuning.objective != "unified":
+        return {}
+    return {"visual_loss_weight": tuning.visual_loss_weight, "gradient_norm_interval": tuning.gradient_norm_interval}
 
 
 def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
@@ -64,6 +74,9 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         workers=data.workers,
         validation_limit=data.validation_limit,
         bad_budget=data.bad_budget,
+        types=data.types,
+        mixing=data.mixing,
+        learn_pictures=recipe.tuning.objective == "unified",
     )
 
 
@@ -98,7 +111,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
     Raises:
         UserError: the global batch does not divide into micro-batches over the devices.
     """
-    settings, data = recipe.trainer, recipe.data
+    settings = recipe.trainer
     trainer = _make_trainer(
         default_root_dir=recipe.run.dir,
         accelerator=settings.accelerator,
@@ -123,18 +136,26 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         callbacks=build_callbacks(recipe),
         plugins=[AtomicCheckpointIO()],
     )
-    passes, rest = divmod(data.global_batch_size, data.micro_batch_size * trainer.world_size)
-    if rest or not passes:
-        raise UserError(
-            f"data.global_batch_size={data.global_batch_size} is not a multiple of data.micro_batch_size="
-            f"{data.micro_batch_size} times {trainer.world_size} device(s): change one of them"
-        )
+    passes = _micro_batches(recipe.data, trainer.world_size)
     trainer.accumulate_grad_batches = passes
     if settings.fast_dev_run:
         trainer.limit_train_batches = settings.fast_dev_run * passes  # Lightning counts micro-batches
     else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
+
+
+def _micro_batches(data: DataSection, world_size: int) -> int:
+    """How many micro-batches a device runs in one optimizer step."""
+    if data.types:
+        return typed_split(data.types, data.mixing, data.micro_batch_size, world_size).accumulation
+    passes, rest = divmod(data.global_batch_size, data.micro_batch_size * world_size)
+    if rest or not passes:
+        raise UserError(
+            f"data.global_batch_size={data.global_batch_size} is not a multiple of data.micro_batch_size="
+            f"{data.micro_batch_size} times {world_size} device(s): change one of them"
+        )
+    return passes
 
 
 def _make_trainer(**arguments: Any) -> Trainer:

@@ -20,6 +20,8 @@ from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
 from emu2_lit.run.farewell import farewell
 
+_FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
+
 
 @dataclass
 class RunResult:
@@ -169,7 +171,7 @@ def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
     """Final figures, under the names in which they were logged."""
     sizes = module.parameter_parts()
     logged = trainer.callback_metrics.items()
-    figures: dict[str, Any] = {n: float(value) for n, value in logged if n.startswith("val/") or n == "train/loss"}
+    figures: dict[str, Any] = {name: float(value) for name, value in logged if name.startswith(_FINAL)}
     for callback in trainer.callbacks:
         if isinstance(callback, Throughput):
             figures.update(callback.totals())

@@ -13,7 +13,7 @@ from emu2_lit.model.chat_template import Turn, chat_segments
 from emu2_lit.model.images import ImageError, load_image, pixel_values
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
-from emu2_lit.model.special_tokens import EOS, FRAME, IMAGE, VIDEO
+from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
 from emu2_lit.model.video import read_frames
 from emu2_lit.samples.sample import BadSample, FileSlice, Part, Sample, Video, picture_name
 
@@ -23,7 +23,7 @@ class Encoded:
     """One encoded sample of T tokens.
 
     input_ids: (T,) int64, BOS first. labels: (T,) int64, aligned with input_ids, -100 where not learned.
-    visual_targets_mask: (T,) bool, true at the image slots whose embedding is to be regressed.
+    visual_targets_mask: (T,) bool, true at the slots of pictures and frames whose embedding is to be regressed.
     pixel_values: (images, 3, S, S), video_pixel_values: (frames, 3, S, S), or None.
     dropped_tokens: tokens of trailing turns that did not fit.
     """
@@ -41,8 +41,7 @@ class Encoded:
 def to_segments(sample: Sample) -> list[Segment]:
     """What the tokenizer encodes: the chat template around a conversation, `</s>` behind a document."""
     if not sample.is_chat:
-        body = [segment for part in sample.parts for segment in part_segments(part)]
-        return [*body, Segment("token", EOS, learn=bool(sample.parts) and sample.parts[-1].learn)]
+        return [*_document(sample), Segment("token", EOS, learn=bool(sample.parts) and sample.parts[-1].learn)]
     turns = [
         Turn(role, [segment for part in parts for segment in part_segments(part)])
         for role, parts in groupby(sample.parts, key=lambda part: part.role)
@@ -50,12 +49,23 @@ def to_segments(sample: Sample) -> list[Segment]:
     return chat_segments(turns, grounding=sample.grounding)
 
 
+def _document(sample: Sample) -> Iterator[Segment]:
+    """A document's parts; the mark of a text with boxes stands before the first of its text."""
+    marked = not sample.grounding
+    for part in sample.parts:
+        if not marked and part.kind in ("text", "box"):
+            yield Segment("token", GROUNDING, learn=part.learn)
+            marked = True
+        yield from part_segments(part)
+
+
 def part_segments(part: Part) -> list[Segment]:
     """The segments of one part."""
     if part.kind == "video":
-        return [Segment("token", VIDEO)] + [Segment("frame")] * part.value.slots
+        frames = [Segment("frame", learn=part.learn)] * part.value.slots
+        return [Segment("token", VIDEO, learn=part.learn), *frames]
     if part.kind == "box":
-        segments = box_segments(part.value.corners, part.value.phrase)
+        segments = box_segments(part.value.corners, part.value.phrase, part.value.phrase_first)
         return [replace(segment, learn=part.learn) for segment in segments]
     text = part.value if part.kind == "text" else ""
     return [Segment(part.kind, text, learn=part.learn)]
@@ -78,10 +88,11 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         raise BadSample("nothing to learn" + (f" within {max_length} tokens" if length < len(ids) else ""))
     slots = input_ids == processor.tokenizer.token_to_id(IMAGE)
     frames = input_ids == processor.tokenizer.token_to_id(FRAME)
+    visual = slots | frames
     return Encoded(
         input_ids=input_ids,
-        labels=torch.where(learned & ~slots, input_ids, IGNORE),
-        visual_targets_mask=learned & slots,
+        labels=torch.where(learned & ~visual, input_ids, IGNORE),
+        visual_targets_mask=learned & visual,
         pixel_values=_pixels(_images(sample), int(slots.sum()) // processor.n_query, processor.image_size),
         video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
         sample_id=sample.id,
@@ -125,7 +136,7 @@ def read_video(video: Video) -> list[Any]:
     """The frames that the model sees, in order. Raises BadSample when they cannot be read."""
     source = video.source.read() if isinstance(video.source, FileSlice) else video.source
     try:
-        frames = read_frames(source, video.slots)
+        frames = read_frames(source, video.slots, video.seed)
     except ImageError as error:
         raise BadSample(str(error)) from error
     if len(frames) != video.slots:

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from emu2_lit.model.boxes import Corners
+
 Kind = Literal["text", "image", "video", "box"]
 Role = Literal["system", "user", "assistant", "none"]
 
@@ -38,18 +40,22 @@ class FileSlice:
 
 
 class Box(NamedTuple):
-    """A box on the sample's picture, x1, y1, x2, y2 in 0..1, with the phrase it belongs to (or None)."""
+    """A box on the sample's picture, x1, y1, x2, y2 in 0..1, or several of one phrase; the phrase, or None, stands
+    before them or behind."""
 
     phrase: str | None
-    corners: tuple[float, float, float, float]
+    corners: Corners | tuple[Corners, ...]
+    phrase_first: bool = True
 
 
 @dataclass(frozen=True)
 class Video:
-    """A video file or folder, or its frames in order (image values); `num_frames` of it are shown."""
+    """A video file or folder, or its frames in order (image values); `num_frames` of it are shown, evenly spread or,
+    with a seed, drawn at random."""
 
     source: Any
     num_frames: int = 8
+    seed: int | None = None
 
     @property
     def slots(self) -> int:
@@ -62,25 +68,28 @@ class Part:
     """One piece of a sample.
 
     `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a
-    `Box`. `learn` says whether the model is trained to produce it.
+    `Box`. `learn` says whether the model is trained to produce it. In documents, neighbours of the same `group` belong
+    together: a sentence and its pictures.
     """
 
     kind: Kind
     value: Any
     role: Role = "none"
     learn: bool = False
+    group: int = 0
 
 
 @dataclass(frozen=True)
 class Sample:
     """An ordered list of parts. Roles are all "none" (a document) or none of them is (a conversation).
 
-    `grounding` asks for answers with boxes. `notes` says what the importer left out, for reports.
+    `grounding` asks for answers, or marks a text, with boxes. `notes` says what the importer left out, for reports.
     """
 
     id: str
     parts: tuple[Part, ...]
     grounding: bool = False
+    as_is: bool = False
     source: str = ""
     notes: tuple[str, ...] = ()
 

@@ -57,3 +57,13 @@ def test_unknown_format_and_preset(emu2_lit, llava):
     assert status == 2 and "llava" in err
     status, _, err = emu2_lit("data", "check", llava(good=1), "--preset", "huge")
     assert status == 2 and "emu2-chat" in err
+
+
+def test_documents_for_an_objective(emu2_lit, tmp_path, picture):
+    document = {"images": [picture.name, None], "texts": [None, "A seven."]}
+    path = tmp_path / "documents.jsonl"
+    path.write_text(json.dumps(document))
+    report = json.loads(emu2_lit("data", "check", path, "--json")[1])
+    unified = json.loads(emu2_lit("data", "check", path, "--objective", "unified", "--json")[1])
+    assert report["good"] == unified["good"] == 1
+    assert unified["learned_tokens"] > report["learned_tokens"]

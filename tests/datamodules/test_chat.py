@@ -68,7 +68,7 @@ def test_one_stream_runs_over_epoch_borders(run):
     assert trainer.global_step == 5 and len(ids) == 20
     assert sorted(ids[:10]) == sorted(ids[10:]) == sorted(f"s{i}" for i in range(10))
     assert ids[:10] != ids[10:]
-    assert data.state_dict()["consumed"] == 20
+    assert data.state_dict()["consumed"] == [20]
 
 
 def test_every_resume_continues_the_stream_exactly(run, tmp_path):

@@ -1,5 +1,7 @@
 import json
 
+from PIL import Image
+
 from datamodules.check import check
 from emu2_lit.settings import SourceSettings
 
@@ -48,3 +50,18 @@ def test_nothing_good_is_a_report_and_no_crash(processor, chat_file):
     report = check([SourceSettings(chat_file(count=2, broken={0, 1}))], processor)
     assert (report.good, report.lengths, report.learned_share) == (0, {}, 0.0)
     assert "bad: 2" in report.text()
+
+
+def test_documents_are_shown_as_an_objective_learns_them(processor, tmp_path):
+    Image.new("L", (16, 16), 128).save(tmp_path / "a.png")
+    record = {"images": ["a.png", None] * 9, "texts": [None, "which digit?"] * 9}
+    (tmp_path / "a.jsonl").write_text(json.dumps(record))
+    settings = SourceSettings(str(tmp_path / "a.jsonl"), image_first=1.0)
+    text, unified = (check([settings], processor, learn_pictures=learn) for learn in (False, True))
+    assert text.images == unified.images == 8
+    assert [entry["note"] for entry in unified.notes] == ["left out: 1 of 9 pictures"]
+    slots = f"<image>*{processor.n_query}"
+    assert f"[IMG]{slots}[/IMG]⟦" in text.examples[0]["text"] and f"⟦[IMG]{slots}⟧" not in text.examples[0]["text"]
+    assert f"⟦[IMG]{slots}⟧[/IMG]⟦" in unified.examples[0]["text"]
+    short = check([settings], processor, max_length=text.lengths["p50"] // 2)
+    assert (short.good, short.bad) == (1, []) and 0 < short.images < 8

@@ -33,9 +33,10 @@ def chat(*turns, **columns):
 
 
 def test_formats_are_found_by_file_name():
-    assert set(importers()) == {"captions", "llava", "messages", "sharegpt", "webdataset"}
+    documents = {"captions", "episodes", "grit", "mmc4", "numbered", "obelics", "text"}
+    assert set(importers()) == documents | {"llava", "messages", "sharegpt", "webdataset"}
     check_format("auto")
-    with pytest.raises(UserError, match="unknown data format 'lava'; known: auto, captions, llava"):
+    with pytest.raises(UserError, match="unknown data format 'lava'; known: auto, captions, episodes, grit, llava"):
         check_format("lava")
 
 

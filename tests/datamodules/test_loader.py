@@ -27,7 +27,7 @@ def make_loader(processor, settings, split, consumed=0, step=0, steps=4, workers
     budget = Budget(share, {source.name: len(source) for source in sources})
     tokenizer = processor.tokenizer
     collate = Collator(tokenizer.bos_id, tokenizer.pad_id)
-    return WindowLoader(dataset, collate, split, steps, lambda: (step, consumed), budget, workers)
+    return WindowLoader(dataset, collate, split, steps, lambda: (step, [consumed]), budget, workers)
 
 
 def assert_same(left, right):
@@ -70,6 +70,7 @@ def test_window_counts_are_those_of_the_whole_step(processor, settings):
                 "micro_batches": 3,
                 "step": step,
                 "micro_batch": place,
+                "type": None,
             }
             for place in range(3)
         ]

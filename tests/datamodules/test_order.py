@@ -99,5 +99,5 @@ def test_ranks_see_each_validation_position_once_in_as_many_batches():
 
 def test_batches_from_a_later_start_continue_the_same_stream():
     split = Split(2, accumulation=2, world_size=2, rank=1)
-    whole = list(StepBatches(split, first=0, steps=5))
-    assert list(StepBatches(split, first=3 * split.global_batch_size, steps=2)) == whole[6:]
+    whole = list(StepBatches(split, [0], steps=5))
+    assert list(StepBatches(split, [3 * split.global_batch_size], steps=2)) == whole[6:]

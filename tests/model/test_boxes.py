@@ -63,3 +63,9 @@ def test_boxes_come_back_from_the_decoded_ids():
 )
 def test_generated_boxes_are_read_with_forgiveness(text, expected):
     assert in_bins(parse_boxes(text)) == expected
+
+
+def test_a_phrase_may_stand_behind_its_boxes():
+    text = render(box_segments([(0, 0, 1, 1), (0, 0, 0.5, 0.5)], "two dogs", phrase_first=False))
+    assert text.startswith("<object>") and text.endswith("</object><phrase>two dogs</phrase>")
+    assert in_bins(parse_boxes(text)) == [("two dogs", (0, 0, 224, 224)), ("two dogs", (0, 0, 112, 112))]

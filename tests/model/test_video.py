@@ -26,6 +26,15 @@ def test_the_middle_of_each_stretch(total, count, expected):
     assert sample_frames(total, count) == expected
 
 
+def test_a_seed_draws_any_frames_in_order():
+    drawn = [sample_frames(40, 8, seed) for seed in range(50)]
+    assert drawn == [sample_frames(40, 8, seed) for seed in range(50)]
+    assert all(places == sorted(set(places)) and len(places) == 8 for places in drawn)
+    assert {place for places in drawn for place in places} == set(range(40))
+    assert sample_frames(40, 8, seed=1) == [0, 8, 9, 13, 19, 20, 26, 35]
+    assert sample_frames(3, 8, seed=1) == [0, 1, 2]
+
+
 def test_a_list_of_frames():
     assert read_frames(["a", "b", "c", "d"], 2) == ["b", "d"]
     assert read_frames(("a",), 2) == ["a"]

@@ -5,8 +5,10 @@ import torch
 from torch import nn
 
 from emu2_lit.errors import UserError
+from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration
+from emu2_lit.model.parts import freeze
 from emu2_lit.modules.optimization import learning_rate_factor, parameter_groups, schedule
-from emu2_lit.settings import OptimizerSettings
+from emu2_lit.settings import OptimizerSettings, PartRates
 
 
 def factors(steps, **settings):
@@ -32,14 +34,32 @@ def test_linear_and_constant():
 def test_weight_decay_on_matrices_only():
     model = nn.ModuleDict({"linear": nn.Linear(3, 3), "norm": nn.LayerNorm(3)})
     model.cls_token = nn.Parameter(torch.zeros(1, 1, 3))
-    decayed, plain = parameter_groups(model, 0.1)
+    decayed, plain = parameter_groups(model, OptimizerSettings(weight_decay=0.1))
     assert decayed["params"] == [model["linear"].weight] and decayed["weight_decay"] == 0.1
     assert len(plain["params"]) == 4 and plain["weight_decay"] == 0.0
 
 
 def test_nothing_to_train_is_refused():
     with pytest.raises(UserError, match="nothing trains"):
-        parameter_groups(nn.Linear(2, 2).requires_grad_(False), 0.0)
+        parameter_groups(nn.Linear(2, 2).requires_grad_(False), OptimizerSettings())
+
+
+def test_parts_have_rates_of_their_own():
+    model = Emu2ForConditionalGeneration(Emu2Config.preset("tiny"))
+    freeze(model, ["visual"])
+    settings = OptimizerSettings(lr=1e-4, part_lr=PartRates(project_up=1e-3), weight_decay=0.1)
+    groups = parameter_groups(model, settings)
+    rates = {id(p): group["lr"] for group in groups for p in group["params"]}
+    assert {rates[id(p)] for p in model.lm.parameters()} == {1e-4}
+    assert rates[id(model.project_up.weight)] == 1e-3
+    assert len(rates) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_a_rate_for_what_does_not_train_is_refused():
+    model = Emu2ForConditionalGeneration(Emu2Config.preset("tiny"))
+    freeze(model, ["visual"])
+    with pytest.raises(UserError, match="visual does not train here"):
+        parameter_groups(model, OptimizerSettings(part_lr=PartRates(visual=5e-5)))
 
 
 def test_schedule_needs_a_number_of_steps_and_a_known_name():

@@ -26,7 +26,8 @@ def test_every_key_is_explained():
 def test_ranges_name_keys_of_the_schema():
     for key in RANGES:
         source = [recipes.SourceSection()]
-        section = asdict(Recipe(data=recipes.DataSection(sources=source, validation=source)))
+        data = recipes.DataSection(sources=source, validation=source, types=[recipes.TypeSection()])
+        section = asdict(Recipe(data=data))
         for name in key.split("."):
             section = section[0] if isinstance(section, list) else section
             assert name in section, key

@@ -8,13 +8,16 @@ from tests.run.conftest import short
 
 
 @pytest.mark.parametrize("name", recipes.names())
-def test_two_steps(name, caption_model, tmp_path):
+def test_two_steps(name, caption_model, tmp_path, episodes):
     values = recipes.read(name)
     overrides = [
         "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.val_check_interval=null", "trainer.accelerator=cpu",
-        "trainer.devices=1", "data.global_batch_size=4", "data.micro_batch_size=2", "data.workers=0",
-        "data.validation_limit=4",
+        "trainer.devices=1", "data.micro_batch_size=2", "data.workers=0", "data.validation_limit=4",
     ]  # fmt: skip
+    if values["data"]["prepare"] == "episodes":
+        overrides.append(f"data.folder={episodes.parent}")
+    sizes = [f"types.{place}.batch_size" for place in range(len(values["data"]["types"]))] or ["global_batch_size"]
+    overrides += [f"data.{size}=4" for size in sizes]
     overrides += [
         f"{key}={caption_model.parent / 'data' / 'digits' / 'chat_train.json'}" for key in recipes.required_keys(values)
     ]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from emu2_lit.model import Emu2Config, Emu2Processor
+from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.samples.encoding import encode, prompt, to_segments
 from emu2_lit.samples.render import marked, spans
 from emu2_lit.samples.sample import BadSample, Box, FileSlice, Part, Sample, Video
@@ -204,3 +204,53 @@ def test_rendering_marks_what_is_learned(processor, picture):
     text = marked(encode(sample, processor), processor)
     assert text.endswith("[ASSISTANT]:⟦ seven</s>⟧")
     assert f"[IMG]<image>*{processor.n_query}[/IMG]" in text
+
+
+def test_learned_frames_are_regressed_like_pictures(processor, picture):
+    video = Part("video", Video((picture,) * 5, num_frames=3), learn=True)
+    encoded = encode(Sample("x", (Part("text", "it turns", learn=True), video)), processor)
+    slots = encoded.input_ids == processor.tokenizer.token_to_id("[gIMG]")
+    assert torch.equal(encoded.visual_targets_mask, slots) and int(slots.sum()) == 3 * processor.v_query
+    assert (encoded.labels[slots] == -100).all()
+    labels = encoded.labels.tolist()
+    assert labels.count(processor.tokenizer.token_to_id("[VIDEO]")) == 1
+    assert labels.count(processor.tokenizer.token_to_id("[IMG]")) == 3
+    assert processor.tokenizer.token_to_id("[/IMG]") not in labels
+
+
+def test_the_network_regresses_stills_and_frames(processor, picture):
+    torch.manual_seed(0)
+    model = Emu2ForConditionalGeneration(Emu2Config.preset("tiny").with_role_tokens()).eval()
+    video = Part("video", Video((picture,) * 2, num_frames=2), learn=True)
+    encoded = encode(Sample("x", (image(picture, "none", learn=True), video)), processor)
+    inputs = dict(input_ids=encoded.input_ids[None], pixel_values=encoded.pixel_values)
+    with torch.no_grad():
+        out = model(
+            **inputs, video_pixel_values=encoded.video_pixel_values, labels=encoded.labels[None],
+            visual_targets_mask=encoded.visual_targets_mask[None],
+        )  # fmt: skip
+        stills = model.encode_image(encoded.pixel_values, processor.n_query).flatten(0, 1)
+        frames = model.encode_image(encoded.video_pixel_values, processor.v_query).flatten(0, 1)
+    targets = torch.cat([stills, frames])
+    assert int(out.visual_targets) == len(targets) == processor.n_query + 2 * processor.v_query
+    torch.testing.assert_close(out.visual_loss, (out.regression - targets).square().mean())
+
+
+def test_a_document_with_boxes_is_marked_before_its_text(processor, picture):
+    boxes = (Box("a dog", ((0, 0, 1, 1), (0, 0, 0.5, 0.5)), False), Box("it", (0, 0, 1, 1)))
+    parts = (image(picture, "none"), *(Part("box", box, learn=True) for box in boxes))
+    text = marked(encode(Sample("x", parts, grounding=True), processor), processor)
+    assert text.count("<grounding>") == 1 and "[/IMG]⟦<grounding><object>" in text
+    assert "</delimiter_of_multi_objects/>" in text and "</object><phrase>a dog</phrase><phrase>it</phrase>" in text
+    assert "<grounding>" not in marked(encode(Sample("x", parts), processor), processor)
+
+
+def test_a_video_with_a_seed_gives_other_frames(processor, tmp_path):
+    for number in range(20):
+        Image.new("L", (4, 4), 10 * number).save(tmp_path / f"{number}.png")
+    even, drawn, again = (
+        encode(Sample("x", (Part("video", Video(str(tmp_path), 4, seed), learn=True),)), processor).video_pixel_values
+        for seed in (None, 1, 1)
+    )
+    assert torch.equal(drawn, again) and not torch.equal(even, drawn)
+    assert drawn.mean((1, 2, 3)).tolist() == sorted(drawn.mean((1, 2, 3)).tolist())
