@@ -72,6 +72,9 @@ def build(
 ) -> tuple[Part, ...]:
     """A document that ends where the answer begins.
 
+    A benchmark that a dialect words in a way of its own (Hateful Memes in open_flamingo) says so in its questions:
+    `extra["prompts"]`, dialect -> everything between the pictures and the answer.
+
     Args:
         demonstrations: in order; the first of their answers is shown.
         zero_shot: `text`: they are shown without their pictures (Flamingo's 0-shot, with two of them).
@@ -83,9 +86,9 @@ def build(
     for shown in demonstrations:
         if zero_shot == "true":
             parts += _pictures(shown)
-        parts.append(Part("text", _ask(shown, wording, first=False) + _answer(shown, wording)))
+        parts.append(Part("text", _ask(shown, dialect, first=False) + _answer(shown, wording)))
     parts += _pictures(question)
-    parts.append(Part("text", _ask(question, wording, first=not demonstrations)))
+    parts.append(Part("text", _ask(question, dialect, first=not demonstrations)))
     return tuple(part for part in parts if part.kind != "text" or part.value)
 
 
@@ -116,7 +119,10 @@ def _pictures(question: Question) -> list[Part]:
     return [Part("image", image) for image in question.images]
 
 
-def _ask(question: Question, wording: Dialect, first: bool) -> str:
+def _ask(question: Question, dialect: str, first: bool) -> str:
+    wording, own = _dialect(dialect), question.extra.get("prompts", {})
+    if dialect in own:
+        return own[dialect]
     if not question.text:
         return wording.naming
     template = wording.pictureless if not question.images else wording.zero_shot if first else wording.query
