@@ -10,7 +10,7 @@ _OTHERS = {"image", "images", "video", "videos", "caption", "messages", "convers
 
 
 def detect(record: dict[str, Any]) -> bool:
-    return isinstance(record.get("text"), str) and not record.keys() & _OTHERS
+    return "text" in record and not record.keys() & _OTHERS
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:

@@ -83,7 +83,8 @@ class Part:
 class Sample:
     """An ordered list of parts. Roles are all "none" (a document) or none of them is (a conversation).
 
-    `grounding` asks for answers, or marks a text, with boxes. `notes` says what the importer left out, for reports.
+    `grounding` asks for answers, or marks a text, with boxes. `as_is`: the order of a document, and what is learned of
+    it, mean something and stay. `notes` says what the importer left out, for reports.
     """
 
     id: str

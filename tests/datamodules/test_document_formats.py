@@ -350,6 +350,6 @@ class TestText:
         refused(path, "no known format has the keys caption")
         assert shape(Source(SourceSettings(path, "text"))[0]) == [["one. "], ["two."]]
 
-    @pytest.mark.parametrize("text", ["", " "])
-    def test_no_text_is_bad(self, tmp_path, text):
-        refused(jsonl(tmp_path / "t.jsonl", {"text": text}), "the text is empty")
+    @pytest.mark.parametrize(("text", "reason"), [("", "empty"), (" ", "empty"), (5, "5")])
+    def test_no_text_is_bad(self, tmp_path, text, reason):
+        refused(jsonl(tmp_path / "t.jsonl", {"text": text}), f"the text is {reason}")

@@ -82,9 +82,13 @@ def test_known_draws_stay_as_they_are(rules):
     assert names(rules(sample, two, 0)) == ["a ", "b ", 1, "c ", 2, "d "]
 
 
-def test_chat_stays_as_it_is(rules):
+def test_chats_and_what_an_importer_fixed_stay_as_they_are(rules, tmp_path):
     chat = Sample("x", (Part("text", "Q", "user"), Part("image", CAT, "user"), Part("text", "A", "assistant", True)))
-    assert rules(chat, SETTINGS) is chat
+    pairs = [{"image": "a.png", "name": "dax"}] * 12
+    (tmp_path / "episodes.jsonl").write_text(json.dumps({"support": pairs, "query": pairs[0]}))
+    episode = Source(SourceSettings(str(tmp_path / "episodes.jsonl")))[0]
+    for sample in (chat, episode):
+        assert rules(sample, replace(SETTINGS, max_images=1, image_first=0.0)) is sample
 
 
 @pytest.mark.parametrize("image_first", [0.0, 0.3, 0.5, 1.0])
