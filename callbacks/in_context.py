@@ -29,6 +29,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmark import Benchmark, Prediction
 from emu2_lit.evaluation.demonstrations import Features, How, select
 from emu2_lit.evaluation.pictures import Pictures
+from emu2_lit.evaluation.prompts import shots_name
 from emu2_lit.evaluation.question import Question
 from emu2_lit.evaluation.runner import is_sharded, predict
 
@@ -43,7 +44,8 @@ class InContextEvaluation(StepCallback):
 
     Args:
         benchmarks: see `evaluation/benchmark.py`.
-        shots: numbers of demonstrations (per label, in N-way tasks); one that does not fit the model is left out.
+        shots: numbers of demonstrations (per label, in N-way tasks); one that does not fit the model is left out. With
+            zero_shot="text", 0 is Flamingo's, and called `shots_0_text`.
         run_dir: default the trainer's `default_root_dir`.
         limit: queries of each benchmark, spread evenly; None: all.
         how, dialect, zero_shot, chat, n_query, num_beams, length_penalty, batch_size, seed: see `predict`; `chat` is
@@ -52,6 +54,9 @@ class InContextEvaluation(StepCallback):
             below the untouched model's.
         grid: episodes drawn per benchmark.
         base_folder: where scores of untouched models are kept; runs that share it measure once.
+
+    Raises:
+        UserError: two benchmarks of one name.
 
     Attributes:
         base, scores: "benchmark/shots_k" -> main score, the latest; None where so many shots do not fit.
@@ -80,6 +85,8 @@ class InContextEvaluation(StepCallback):
         base_folder: str | Path | None = None,
     ):
         self.benchmarks, self.shots, self.run_dir, self.limit = list(benchmarks), sorted(shots), run_dir, limit
+        if len({benchmark.name for benchmark in self.benchmarks}) < len(self.benchmarks):
+            raise UserError("in_context: two benchmarks have the same name")
         self.settings: dict[str, Any] = dict(
             how=how, dialect=dialect, zero_shot=zero_shot, n_query=n_query, num_beams=num_beams,
             length_penalty=length_penalty, seed=seed,
@@ -146,7 +153,8 @@ class InContextEvaluation(StepCallback):
 
     def _check_drop(self) -> None:
         for benchmark in self.benchmarks if self.stop_below is not None and self.base else ():
-            fitting = [_name(benchmark, k) for k in self.shots if self.scores.get(_name(benchmark, k)) is not None]
+            names = [self._name(benchmark, shots) for shots in self.shots]
+            fitting = [name for name in names if self.scores.get(name) is not None]
             name = fitting[-1] if fitting else ""
             base = self.base.get(name)
             if base is not None and self.scores[name] < base - self.stop_below:
@@ -183,7 +191,7 @@ class InContextEvaluation(StepCallback):
                             model, processor, benchmark, shots, queries=queries, pictures=pictures, chat=chat,
                             features=self._features.get(benchmark.name), batch_size=self.batch_size, **self.settings,
                         )  # fmt: skip
-                        name = _name(benchmark, shots)
+                        name = self._name(benchmark, shots)
                         scores[name] = _main_score(benchmark, queries, predictions)
                         if predictions is None and base:
                             rank_zero_info(f"{name}: prompts of so many shots do not fit the model, left out")
@@ -211,6 +219,9 @@ class InContextEvaluation(StepCallback):
         queries = benchmark.queries
         count = len(queries) if self.limit is None else min(self.limit, len(queries))
         return [queries[place * len(queries) // count] for place in range(count)]
+
+    def _name(self, benchmark: Benchmark, shots: int) -> str:
+        return f"{benchmark.name}/shots_{shots_name(shots, self.settings['zero_shot'])}"
 
     def _asked_key(self) -> str:
         settings = self.settings | {"shots": self.shots, "chat": self.chat}
@@ -253,10 +264,6 @@ class InContextEvaluation(StepCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.base, self.best, self._base_key = state_dict["base"], state_dict["best"], state_dict["key"]
-
-
-def _name(benchmark: Benchmark, shots: int) -> str:
-    return f"{benchmark.name}/shots_{shots}"
 
 
 def _named(prefix: str, scores: Scores | None) -> dict[str, float]:

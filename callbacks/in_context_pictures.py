@@ -25,7 +25,7 @@ def curves(models: dict[str, Scores | None], step: int) -> Image.Image:
             benchmark, _, shots = name.rpartition("/shots_")
             if score is not None:
                 line = panels.setdefault(benchmark, {}).setdefault(model, [])
-                line.append((int(shots), score))
+                line.append((int(shots.removesuffix("_text")), score))
     ordered = {f"{name} after {step} steps": {m: sorted(line) for m, line in lines.items()}
                for name, lines in panels.items()}  # fmt: skip
     return draw_shot_curves(ordered)

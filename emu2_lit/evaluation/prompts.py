@@ -62,10 +62,18 @@ DIALECTS = {
 }  # fmt: skip
 
 
+def shots_name(shots: int, zero_shot: ZeroShot = "true") -> str:
+    """How a number of shots is reported: Flamingo's 0-shot, which reads demonstrations, is `0_text`."""
+    return "0_text" if shots == 0 and zero_shot == "text" else str(shots)
+
+
 def build(
     question: Question, demonstrations: Sequence[Question] = (), dialect: str = "emu2", zero_shot: ZeroShot = "true"
 ) -> tuple[Part, ...]:
     """A document that ends where the answer begins.
+
+    A benchmark that a dialect words in a way of its own (Hateful Memes in open_flamingo) says so in its questions:
+    `extra["prompts"]`, dialect -> everything between the pictures and the answer.
 
     Args:
         demonstrations: in order; the first of their answers is shown.
@@ -78,9 +86,9 @@ def build(
     for shown in demonstrations:
         if zero_shot == "true":
             parts += _pictures(shown)
-        parts.append(Part("text", _ask(shown, wording, first=False) + _answer(shown, wording)))
+        parts.append(Part("text", _ask(shown, dialect, first=False) + _answer(shown, wording)))
     parts += _pictures(question)
-    parts.append(Part("text", _ask(question, wording, first=not demonstrations)))
+    parts.append(Part("text", _ask(question, dialect, first=not demonstrations)))
     return tuple(part for part in parts if part.kind != "text" or part.value)
 
 
@@ -111,7 +119,10 @@ def _pictures(question: Question) -> list[Part]:
     return [Part("image", image) for image in question.images]
 
 
-def _ask(question: Question, wording: Dialect, first: bool) -> str:
+def _ask(question: Question, dialect: str, first: bool) -> str:
+    wording, own = _dialect(dialect), question.extra.get("prompts", {})
+    if dialect in own:
+        return own[dialect]
     if not question.text:
         return wording.naming
     template = wording.pictureless if not question.images else wording.zero_shot if first else wording.query

@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import InContextEvaluation, Report, StepCheckpoint
 from callbacks.in_context_base import weights_key
 from emu2_lit.errors import UserError
+from emu2_lit.evaluation.benchmarks.fast_binding import FILE, FastBinding, GeneratedBinding
 from emu2_lit.evaluation.runner import predict
 from emu2_lit.model.lora import apply_lora
 from emu2_lit.modules import ChatTuning
@@ -215,6 +216,28 @@ def test_shots_that_do_not_fit_are_left_out(tmp_path, pictures, toy):
     assert watch.base["toy/shots_5"] is watch.scores["toy/shots_5"] is None
     assert "in_context/toy/shots_0" in trainer.callback_metrics
     assert "in_context/toy/shots_5" not in trainer.callback_metrics
+
+
+def test_fast_concept_binding(tmp_path, pictures, folder):
+    support, queries = naming(folder, 4, start=20), naming(folder, 3)
+    pair = lambda one: {"image": one.images[0], "name": one.answers[0]}  # noqa: E731
+    episodes = [dict(id=one.id, support=[pair(shown) for shown in support], query=pair(one)) for one in queries]
+    (tmp_path / FILE).write_text("".join(json.dumps(episode) + "\n" for episode in episodes))
+    watch = InContextEvaluation([FastBinding(tmp_path), GeneratedBinding(tmp_path)], shots=(0, 1, 2), num_beams=1)
+    fit(tmp_path, pictures, watch)
+    assert list(watch.scores) == [
+        f"fast_binding_2way{kind}/shots_{k}" for kind in ("", "_generated") for k in (0, 1, 2)
+    ]
+    sheet = Image.open(tmp_path / "in_context" / "episodes" / "fast_binding_2way" / "step=0000002.png")
+    assert sheet.width == 5 * 192, "two demonstrations of each name, and the query"
+
+
+def test_flamingos_zero_shot_is_called_so(tmp_path, pictures, toy):
+    watch = InContextEvaluation([toy], shots=(0, 1), zero_shot="text")
+    fit(tmp_path, pictures, watch)
+    assert list(watch.scores) == ["toy/shots_0_text", "toy/shots_1"]
+    with pytest.raises(UserError, match="same name"):
+        InContextEvaluation([toy, toy])
 
 
 def test_similar_demonstrations_need_a_frozen_tower(tmp_path, pictures, toy):

@@ -59,6 +59,13 @@ def test_openflamingos_prompts():
     assert text(build(QUERY, (), "openflamingo")) == "[query.png]Question:what is it? Short answer:"
 
 
+def test_a_benchmark_may_have_its_own_wording():
+    own = "is an image with: 'hello' written on it. Is it hateful? Answer:"
+    meme, other = (replace(one, extra={"prompts": {"openflamingo": own}}) for one in (QUERY, FIRST))
+    assert text(build(meme, [other], "openflamingo")) == f"[one.png]{own}red\n[query.png]{own}"
+    assert "is an image with" not in text(build(meme, [other]))
+
+
 def test_the_sentence_that_emu2_chat_was_trained_with():
     assert text(build(QUERY, (), "llava")) == (
         "[query.png]what is it?\nAnswer the question using a single word or phrase."

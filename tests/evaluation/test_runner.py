@@ -1,3 +1,4 @@
+import copy
 import os
 from dataclasses import replace
 
@@ -25,7 +26,7 @@ CONFIG = Emu2Config.preset("tiny").with_role_tokens()
 def make_model() -> Emu2ForConditionalGeneration:
     """Random weights that write letters: what they say differs from question to question."""
     torch.manual_seed(0)
-    model = Emu2ForConditionalGeneration(CONFIG)
+    model = Emu2ForConditionalGeneration(copy.deepcopy(CONFIG))
     with torch.no_grad():
         model.lm.lm_head.weight[CONFIG.base_vocab_size :] = 0
         model.lm.lm_head.weight[:3] = 0
