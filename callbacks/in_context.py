@@ -232,7 +232,7 @@ class InContextEvaluation(StepCallback):
         step, folder = trainer.global_step, self._folder(trainer)
         self._records(trainer).append([{"step": step, "base": self.base, "tuned": self.scores}])
         write_text(folder / "best.json", json.dumps(self.best, indent=1) + "\n")
-        sheets = {"curves": draw.curves({"base": self.base, "tuned": self.scores}, step)}
+        sheets = {"curves": draw.curves({"base": self.base, "tuned": self.scores}, f"after {step} steps")}
         for benchmark in self.benchmarks if self.grid else ():
             if benchmark.name in self._drawn:
                 sheets[f"episodes/{benchmark.name}"] = draw.episodes(benchmark, self._episodes(benchmark))

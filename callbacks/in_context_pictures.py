@@ -17,8 +17,8 @@ _SHOWN = 5  # demonstrations in a row, the last
 Episode = tuple[Question, Sequence[Question], Prediction]
 
 
-def curves(models: dict[str, Scores | None], step: int) -> Image.Image:
-    """Main score over shots, one panel per benchmark, one line per model."""
+def curves(models: dict[str, Scores | None], when: str = "") -> Image.Image:
+    """Main score over shots, one panel per benchmark, one line per model; `when` stands in the titles."""
     panels: dict[str, dict[str, Points]] = {}
     for model, scores in models.items():
         for name, score in (scores or {}).items():
@@ -26,9 +26,9 @@ def curves(models: dict[str, Scores | None], step: int) -> Image.Image:
             if score is not None:
                 line = panels.setdefault(benchmark, {}).setdefault(model, [])
                 line.append((int(shots.removesuffix("_text")), score))
-    ordered = {f"{name} after {step} steps": {m: sorted(line) for m, line in lines.items()}
-               for name, lines in panels.items()}  # fmt: skip
-    return draw_shot_curves(ordered)
+    return draw_shot_curves(
+        {f"{name} {when}": {m: sorted(line) for m, line in lines.items()} for name, lines in panels.items()}
+    )
 
 
 def episodes(benchmark: Benchmark, rows: Sequence[Episode]) -> Image.Image:

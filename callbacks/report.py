@@ -118,8 +118,9 @@ def _charts(series: dict[str, list[tuple[int, float]]]) -> str:
 def _sheet(path: Path, title: str = "Answers", alt: str = "pictures with questions and answers") -> str:
     data = base64.b64encode(path.read_bytes()).decode()
     step = int(path.stem.split("=")[1])
+    when = f" after {step} steps" if step else ""
     return (
-        f"<h2>{escape(title)} after {step} steps</h2>"
+        f"<h2>{escape(title)}{when}</h2>"
         f'<img class="sheet" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
     )
 

@@ -15,8 +15,9 @@ from datamodules.digits import prepare as prepare_digits
 from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
+from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.modules import OBJECTIVES, TuningModule
-from emu2_lit.recipe.schema import DataSection, Recipe, TuningSection
+from emu2_lit.recipe.schema import DataSection, EvaluationSection, Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
@@ -95,12 +96,24 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
         built.append(watch.Throughput())
     if wanted.answers:
         built.append(watch.GeneratedAnswers(run_dir=folder, **vars(wanted.answers)))
+    if recipe.evaluation.benchmarks:
+        built.append(_in_context(recipe.evaluation, folder))
     built.append(
         watch.StepCheckpoint(folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints)
     )
     if wanted.report:
         built.append(watch.Report(folder))
     return built
+
+
+def _in_context(wanted: EvaluationSection, folder: Path) -> Callback:
+    benchmarks = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+    return watch.InContextEvaluation(
+        benchmarks, wanted.shots, run_dir=folder, limit=None, how=wanted.demonstrations, dialect=wanted.dialect,
+        zero_shot=wanted.zero_shot, chat=wanted.chat, n_query=wanted.n_query, num_beams=wanted.num_beams,
+        length_penalty=wanted.length_penalty, batch_size=wanted.batch_size, seed=wanted.seed,
+        stop_below=wanted.stop_below, grid=wanted.grid,
+    )  # fmt: skip
 
 
 def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:

@@ -25,7 +25,7 @@ from emu2_lit.evaluation.prompts import shots_name
 from emu2_lit.evaluation.published import published
 from emu2_lit.evaluation.runner import predict
 from emu2_lit.ranks import place
-from emu2_lit.recipe.schema import EvaluationSection, Recipe
+from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.fit import fit_base, save_recipe
 from emu2_lit.run.result import load_run
 from emu2_lit.samples.seeding import hash_seed
@@ -38,7 +38,8 @@ class Score:
     """One benchmark with one number of shots.
 
     Attributes:
-        score: the main figure; None where so many shots do not fit the model's positions.
+        score: the main figure; None without references, as on test splits, or without answers.
+        answered: false where prompts of so many shots do not fit the model's positions.
         interval: of the items' mean, at 95%, where items have scores of their own.
         published: the paper's figure in the benchmark's own units (0..100), where it has one.
     """
@@ -48,6 +49,7 @@ class Score:
     shots: str
     items: int
     score: float | None
+    answered: bool = True
     figures: dict[str, float] = field(default_factory=dict)
     interval: Interval | None = None
     published: float | None = None
@@ -143,7 +145,9 @@ class _Evaluation:
             benchmark.name, benchmark.metric, named, len(asked), None,
             published=published(benchmark.name, "emu2-chat" if self.chat else "emu2", named),
         )  # fmt: skip
-        if predictions is None or not all(question.answers for question in asked):
+        if predictions is None:
+            return replace(empty, answered=False)
+        if not all(question.answers for question in asked):
             return empty
         figures = {name: float(value) for name, value in benchmark.score(asked, predictions).items()}
         items = [benchmark.item_score(*pair) for pair in zip(asked, predictions, strict=True)]

@@ -54,7 +54,7 @@ def fit(recipe: Recipe) -> RunResult:
     if done is not None:
         return RunResult("already finished", folder, done)
     if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
-        base = _fit_base(recipe, folder / "base")
+        base = fit_base(recipe, folder / "base")
         if base.status == "interrupted":
             return RunResult("interrupted", folder, base.summary)
     origin = build_origin(recipe)
@@ -62,7 +62,8 @@ def fit(recipe: Recipe) -> RunResult:
     module = build_module(recipe, origin)
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
     checkpoint = _resume_from(recipe, folder)
-    _save_recipe(recipe, folder)
+    if not recipe.trainer.fast_dev_run:
+        save_recipe(recipe, folder)
     with _interrupts():
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
@@ -99,7 +100,7 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return summary if done else None
 
 
-def _fit_base(recipe: Recipe, folder: Path) -> RunResult:
+def fit_base(recipe: Recipe, folder: Path) -> RunResult:
     """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
     base = recipes.load(recipe.model.weights, [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
@@ -135,9 +136,8 @@ def _stopped(trainer: Trainer) -> bool:
 
 
 @rank_zero_only
-def _save_recipe(recipe: Recipe, folder: Path) -> None:
-    if recipe.trainer.fast_dev_run:
-        return
+def save_recipe(recipe: Recipe, folder: Path) -> None:
+    """Write recipe.yaml. Raises UserError when the folder cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         recipes.save(recipe, folder / "recipe.yaml")
