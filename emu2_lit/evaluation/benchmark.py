@@ -35,6 +35,7 @@ class Benchmark(ABC):
         metric: the name of the main score.
         answer_by: whether answers are generated, or chosen among `Question.choices` by likelihood.
         max_new_tokens: of a generated answer.
+        grounding: answers are boxes, as location tokens; chat models are told so.
         queries: what is asked.
         support: where demonstrations are drawn; may be empty.
     """
@@ -43,6 +44,7 @@ class Benchmark(ABC):
     metric: ClassVar[str]
     answer_by: ClassVar[Literal["generation", "likelihood"]] = "generation"
     max_new_tokens: ClassVar[int] = 10
+    grounding: ClassVar[bool] = False
     queries: Sequence[Question]
     support: Sequence[Question] = ()
 
