@@ -34,9 +34,15 @@ class Prompt:
         return Prompt(self.ids[:length], self.pictures[:kept], self.starts[:kept], length)
 
 
-def encode(parts: Sequence[Part], processor: Any, n_query: int, continuation: str = "") -> Prompt:
-    """The ids of a document, or of a conversation up to its last answer, and of the text that goes on from there."""
-    sample = Sample("", tuple(parts))
+def encode(
+    parts: Sequence[Part], processor: Any, n_query: int, continuation: str = "", grounding: bool = False
+) -> Prompt:
+    """The ids of a document, or of a conversation up to its last answer, and of the text that goes on from there.
+
+    Args:
+        grounding: the conversation asks for boxes.
+    """
+    sample = Sample("", tuple(parts), grounding=grounding)
     segments = to_segments(sample) if sample.is_chat else [one for part in parts for one in part_segments(part)]
     if continuation:
         segments = [*segments, Segment("text", continuation, learn=True)]

@@ -133,7 +133,7 @@ class _Task:
         word = wording.chat if self.chat else wording.build
         parts = word(question, demonstrations, self.dialect, "text" if self.text_only else "true")
         answer = answer and wording.continuation(question, answer, self.dialect, self.chat)
-        return encode(parts, self.processor, self.n_query, answer)
+        return encode(parts, self.processor, self.n_query, answer, self.benchmark.grounding)
 
     def longest(self, question: Question) -> str:
         """The answer that needs most room."""
@@ -195,7 +195,8 @@ class _Answering:
             inputs["visual_embeds"] = self.pictures.embed(images)
         if self.prefix:
             inputs["past_key_values"] = self.prefix.cache(len(rows) * self.decoding["num_beams"])
-        texts = processor.batch_decode(self.model.generate(**inputs, **self.decoding), skip_special_tokens=True)
+        ids = self.model.generate(**inputs, **self.decoding)
+        texts = processor.batch_decode(ids, skip_special_tokens=not benchmark.grounding)  # boxes are special tokens
         return [
             Prediction(id=row.question.id, text=benchmark.clean(text), raw=text, shots=self.task.shots)
             for row, text in zip(rows, texts, strict=True)

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from emu2_lit.evaluation.benchmark import Prediction
+from emu2_lit.evaluation.benchmark import Benchmark, Prediction
 from emu2_lit.evaluation.question import Question
 
 NAMES = ("dax", "blicket")
 
 
 @dataclass
-class Toy:
+class Toy(Benchmark):
     """A benchmark whose score is the share of answers that equal the first reference."""
 
     queries: list[Question]
@@ -30,9 +30,6 @@ class Toy:
     def score(self, questions, predictions) -> dict[str, float]:
         items = [self.item_score(q, p) for q, p in zip(questions, predictions, strict=True)]
         return {self.metric: sum(items) / len(items), "answered": float(len(items))}
-
-    def submission(self, questions, predictions) -> None:
-        return None
 
 
 def draw(folder, name: str, seed: int, colour: str = "white") -> str:
