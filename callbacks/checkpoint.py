@@ -1,15 +1,19 @@
 """Checkpoints by step: when they are written, which are kept, which is the last."""
 
+import json
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from callbacks.records import write_text
 from callbacks.steps import StepCallback
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
+_BEST = "best.json"
 _FOLDER_MARKERS = ("meta.pt", "latest")  # what Lightning's sharded and DeepSpeed's checkpoints write at the very end
 
 
@@ -21,26 +25,57 @@ class StepCheckpoint(StepCallback, Checkpoint):
     the first micro-batch, in the middle of an accumulation window; it also forgets older files. Here a file is never
     written twice, only between windows, and what is kept is decided by what lies in the folder. There is no separate
     `last`, which would have to be overwritten: `find_last_checkpoint` goes by the step.
+
+    Args:
+        keep_best: a logged figure; the checkpoint that scored best by it at a validation is kept as well, and named
+            with its score in `best.json`. Figures with "loss" in their name are better when lower. A checkpoint is
+            then written before every validation.
     """
 
-    def __init__(self, folder: str | Path, every_n_steps: int, keep_last: int = 2):
+    def __init__(self, folder: str | Path, every_n_steps: int, keep_last: int = 2, keep_best: str | None = None):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
+        self.keep_best = keep_best
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning calls checkpoint callbacks last, so the state of all others includes this step."""
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
-        if due and not trainer.fast_dev_run:
+        if (due or self._is_validated(trainer)) and not trainer.fast_dev_run:
             trainer.save_checkpoint(self.folder / f"step={step:07d}.ckpt")
             self._prune(trainer)
 
+    def _is_validated(self, trainer: Trainer) -> bool:
+        """Whether a validation follows this step, and its checkpoint may be the best one."""
+        every, passed = trainer.val_check_batch, trainer.global_step * trainer.accumulate_grad_batches
+        return bool(self.keep_best) and isinstance(every, int) and passed % every == 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Mark the checkpoint of this step, if it scores best."""
+        score = trainer.callback_metrics.get(self.keep_best) if self.keep_best else None
+        if score is None or trainer.fast_dev_run or trainer.global_step not in _checkpoints(self.folder):
+            return
+        sign, best = (-1 if "loss" in self.keep_best else 1), self.best()
+        known = best is not None and best["step"] < trainer.global_step and best["figure"] == self.keep_best
+        if trainer.is_global_zero and not (known and sign * best["score"] >= sign * float(score)):
+            record = {"figure": self.keep_best, "score": float(score), "step": trainer.global_step}
+            write_text(self.folder / _BEST, json.dumps(record) + "\n")
+
+    def best(self) -> dict[str, Any] | None:
+        """Figure, score and step of the best checkpoint that lies in the folder."""
+        try:
+            record = json.loads((self.folder / _BEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return record if record["step"] in _checkpoints(self.folder) else None
+
     def _prune(self, trainer: Trainer) -> None:
         """Remove older ones, and those of later steps: a run that went back to an earlier step has left them."""
-        by_step = _checkpoints(self.folder)
+        by_step, best = _checkpoints(self.folder), self.best() if self.keep_best else None
         past = sorted((step for step in by_step if step <= trainer.global_step), reverse=True)
-        for step in set(by_step) - set(past[: self.keep_last]):
+        kept = {*past[: self.keep_last], *({best["step"]} & set(past) if best else ())}
+        for step in set(by_step) - kept:
             trainer.strategy.remove_checkpoint(by_step[step])
 
 

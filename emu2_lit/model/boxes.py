@@ -71,3 +71,14 @@ def parse_boxes(text: str) -> list[tuple[str | None, Corners]]:
                 corners = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
                 found.append((phrase.strip() if phrase is not None else None, corners))
     return found
+
+
+def written_boxes(text: str) -> str:
+    """A generated text with its boxes as numbers, `[x1, y1, x2, y2]` in 0..1, and their phrases as plain words."""
+
+    def written(match: re.Match) -> str:
+        phrase = match["before"] if match["before"] is not None else match["after"]
+        boxes = [f"[{', '.join(f'{value:.3f}' for value in corners)}]" for _, corners in parse_boxes(match[0])]
+        return " ".join([*([phrase.strip()] if phrase else []), *boxes])
+
+    return _OBJECT.sub(written, text).strip()

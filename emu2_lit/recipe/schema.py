@@ -107,6 +107,7 @@ class CallbacksSection:
     gradient_check_steps: int = 8  # steps within which every trained tensor must get a gradient; 0: no check
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
+    keep_best: str | None = None  # and the best by a logged figure, such as in_context/vqav2/shots_4 or val/loss
     throughput: bool = True  # log tokens/s, samples/s, memory, share of time spent waiting for data
     report: bool = True  # write report.html
 

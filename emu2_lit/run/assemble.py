@@ -99,7 +99,9 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     if recipe.evaluation.benchmarks:
         built.append(_in_context(recipe.evaluation, folder))
     built.append(
-        watch.StepCheckpoint(folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints)
+        watch.StepCheckpoint(
+            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best
+        )
     )
     if wanted.report:
         built.append(watch.Report(folder))

@@ -13,6 +13,9 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
         was = f"{before:.3f} before tuning, " if before is not None else ""
         lines.append(f"Exact match on validation samples: {was}{summary['val/exact_match']:.3f} after")
         lines += [f"  {answer}" for answer in _answers(folder / "answers.jsonl")]
+    if "stopped_because" in summary:
+        lines.append(f"Stopped at step {summary['steps']}: {summary['stopped_because']}")
+    lines += _in_context(summary)
     lines.append(f"Result: {summary['result']}")
     lines.append(f"  see     {folder / 'report.html'}")
     lines.append(f"  curves  tensorboard --logdir {folder}")
@@ -20,6 +23,17 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
         lines.append(f"  talk    emu2-lit chat {folder}")
     lines.append(f"  export  emu2-lit export {folder} --to hf")
     return "\n".join(lines)
+
+
+def _in_context(summary: dict[str, Any]) -> list[str]:
+    """Few-shot scores, before and after."""
+    names = [name for name in summary if name.startswith("in_context/")]
+    lines = ["In context, before and after tuning:"] if names else []
+    for name in names:
+        base = summary.get(name.replace("in_context", "in_context_base", 1))
+        before = "?" if base is None else f"{base:.3f}"
+        lines.append(f"  {name.removeprefix('in_context/')}: {before} -> {summary[name]:.3f}")
+    return lines
 
 
 def _answers(path: Path, shown: int = 4) -> list[str]:

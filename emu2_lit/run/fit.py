@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, GracefulStop, Throughput, find_last_checkpoint
+from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput, find_last_checkpoint
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model.lora import save_adapter
@@ -94,7 +94,8 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
         return None
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        done = recipe.trainer.max_steps is None or summary["steps"] >= recipe.trainer.max_steps
+        asked = recipe.trainer.max_steps
+        done = asked is None or summary["steps"] >= asked or "stopped_because" in summary
     except (OSError, ValueError, KeyError, TypeError):  # none yet, or one that nobody can use: it is written anew
         return None
     return summary if done else None
@@ -173,6 +174,8 @@ def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
     logged = trainer.callback_metrics.items()
     figures: dict[str, Any] = {name: float(value) for name, value in logged if name.startswith(_FINAL)}
     for callback in trainer.callbacks:
+        if isinstance(callback, InContextEvaluation) and callback.stopped:
+            figures["stopped_because"] = callback.stopped
         if isinstance(callback, Throughput):
             figures.update(callback.totals())
         elif isinstance(callback, DataLedger):

@@ -78,3 +78,24 @@ def test_a_dry_run_writes_nothing(tmp_path):
     checkpoint = StepCheckpoint(tmp_path / "checkpoints", every_n_steps=1)
     make_trainer(tmp_path, 2, checkpoint, enable_checkpointing=True, fast_dev_run=2).fit(ToyModule(), Batches(2))
     assert not (tmp_path / "checkpoints").exists()
+
+
+class Scores(Callback):
+    """Logs a score at each validation."""
+
+    def __init__(self, *scores: float):
+        self.scores = list(scores)
+
+    def on_validation_epoch_end(self, trainer, module):
+        trainer.callback_metrics["score"] = torch.tensor(self.scores.pop(0))
+
+
+def test_the_best_by_a_figure_is_kept_beside_the_newest(tmp_path):
+    checkpoint = StepCheckpoint(tmp_path, every_n_steps=100, keep_last=1, keep_best="score")
+    trainer = make_trainer(
+        tmp_path, 10, checkpoint, Scores(0.2, 0.7, 0.5, 0.6, 0.1), enable_checkpointing=True, val_check_interval=4
+    )
+    trainer.fit(ToyModule(), Batches(10), Batches(1))
+    assert [name for name in names(tmp_path) if name.endswith("ckpt")] == ["step=0000004.ckpt", "step=0000010.ckpt"]
+    assert checkpoint.best() == {"figure": "score", "score": pytest.approx(0.7), "step": 4}
+    assert find_last_checkpoint(tmp_path).name == "step=0000010.ckpt"

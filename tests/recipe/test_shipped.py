@@ -26,7 +26,8 @@ def test_loads(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_header_says_how_to_run_it_and_where(name):
     assert len(catalog.description(name)) > 20
-    assert any(f"fit {name}" in line or "make quickstart" in line for line in catalog.commands(name))
+    commands = (f"fit {name}", f"evaluate {name}", "make quickstart")
+    assert any(command in line for line in catalog.commands(name) for command in commands)
     assert catalog.hardware(name)
 
 

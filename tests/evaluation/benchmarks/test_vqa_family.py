@@ -85,7 +85,8 @@ def test_vizwiz_has_answers_in_its_own_file(tmp_path):
     picture(tmp_path / "val" / "VizWiz_val_00000001.jpg")
     benchmark = open_benchmark("vizwiz", tmp_path)
     (question,) = benchmark.queries
-    assert question.images == (str(tmp_path / "val" / "VizWiz_val_00000001.jpg"),) and question.answers.count("can") == 9
+    assert question.images == (str(tmp_path / "val" / "VizWiz_val_00000001.jpg"),)
+    assert question.answers.count("can") == 9
     name, content = benchmark.submission([question], [Prediction(question.id, "A can")])
     assert (name, content) == ("vizwiz_val.json", [{"image": "VizWiz_val_00000001.jpg", "answer": "can"}])
     assert benchmark.score([question], [Prediction(question.id, "tin")])["vqa_accuracy"] == pytest.approx(0.3)
