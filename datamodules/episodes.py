@@ -31,7 +31,9 @@ ORIENTATIONS = (
 FAMILIES = 200  # of four classes made from quarters, much alike
 WHOLE = 60  # pictures at most of each class that is a whole digit
 JOINED = {"train": 12, "val": 4}  # and of each that is made from several
-SIZES = {"captions": 40_000, "texts": 40_000, "episodes": 40_000, "validation": 256, "evaluation": 1_200}
+SIZES = {
+    "captions": 40_000, "texts": 40_000, "echoes": 20_000, "episodes": 40_000, "validation": 256, "evaluation": 1_200,
+}  # fmt: skip
 NAMES = tuple("".join(letters) for letters in product("bdfglnprstwz", "aeiou", "bdfgklmnprstvwz"))
 EVALUATION_NAMES = tuple(name for name in NAMES if hash_seed("name", name) % 10 == 0)
 TRAINING_NAMES = tuple(name for name in NAMES if name not in EVALUATION_NAMES)
@@ -80,8 +82,9 @@ class Pictures:
 def prepare(folder: str | Path) -> Path:
     """Write images/ and the files below to `folder`, once; returns the folder.
 
-    captions_{train,val}.json: pictures described; texts.jsonl: words that come again; episodes_{train,val}.jsonl:
-    pictures with names, and texts with names; fast_binding_2way.jsonl: the evaluation.
+    captions_{train,val}.jsonl: pictures described; texts.jsonl: words that come again; text_episodes.jsonl: words with
+    names; echoes.jsonl: pictures with names, where a class is always the same picture; episodes_{train,val}.jsonl:
+    pictures with names; fast_binding_2way.jsonl: the evaluation.
     """
     folder = Path(folder)
     marker, wanted = folder / "done.json", {"version": VERSION, "sizes": SIZES}
@@ -95,8 +98,9 @@ def prepare(folder: str | Path) -> Path:
         _write(folder / f"captions_{split}.jsonl", _captions(split, pictures, count))
     _write(folder / "texts.jsonl", _repeated_words(SIZES["texts"]))
     _write(folder / "text_episodes.jsonl", _text_episodes(SIZES["texts"]))
+    _write(folder / "echoes.jsonl", _episodes("echo", train, SIZES["echoes"], again=1.0))
     for split, pictures, count in (("train", train, SIZES["episodes"]), ("val", val, SIZES["validation"])):
-        _write(folder / f"episodes_{split}.jsonl", _episodes(split, pictures, count))
+        _write(folder / f"episodes_{split}.jsonl", _episodes(split, pictures, count, again=0.15))
     _write(folder / "fast_binding_2way.jsonl", _evaluation(unseen, SIZES["evaluation"]))
     publish(marker, json.dumps(wanted).encode())
     return folder
@@ -203,8 +207,8 @@ def _text_episodes(count: int) -> Iterator[dict[str, Any]]:
         yield _episode(rng, f"text_{place:06d}", shown, again=0.0)
 
 
-def _episodes(split: str, pictures: Pictures, count: int) -> Iterator[dict[str, Any]]:
-    """Two to four classes: any, or some of a family."""
+def _episodes(split: str, pictures: Pictures, count: int, again: float) -> Iterator[dict[str, Any]]:
+    """Two to four classes: any, or some of a family; `again` as in `_episode`."""
     rng = random.Random(hash_seed("episodes", split))
     for place in range(count):
         ways, chosen = rng.randrange(2, 5), set[Concept]()
@@ -213,7 +217,7 @@ def _episodes(split: str, pictures: Pictures, count: int) -> Iterator[dict[str, 
         while len(chosen) < ways:
             chosen.add(pictures.concept(rng))
         shown = {concept: [{"image": name} for name in pictures.of[concept]] for concept in sorted(chosen)}
-        yield _episode(rng, f"episode_{split}_{place:06d}", shown, again=0.15)
+        yield _episode(rng, f"episode_{split}_{place:06d}", shown, again)
 
 
 def _episode(rng: random.Random, id: str, shown: dict[Any, list[dict[str, str]]], again: float) -> dict[str, Any]:
