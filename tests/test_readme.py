@@ -70,13 +70,21 @@ def in_order(lines: list[list[str]]) -> list[list[str]]:
     return sorted(lines, key=lambda words: words[1] != "weights")
 
 
-def test_every_command_runs(stranger, capsys):
+def test_every_command_runs(stranger, capsys, episodes):
     prepare(stranger / "data" / "digits")
+    (stranger / "data" / "episodes").symlink_to(episodes)
+    question = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
+    questions = [question]
+    for number in range(2, 8):
+        Image.new("RGB", (64, 48), (30 * number, 0, 0)).save(stranger / "photos" / f"{number}.png")
+        questions.append({**question, "id": str(number), "image": f"photos/{number}.png"})
+    (stranger / "my_questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
     assert main(["fit", "quickstart/chat", *FEW_STEPS, "model.weights=published"]) == 0
     lines = [words for words in commands() if words[0].endswith("emu2-lit")]
-    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export"}
+    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate"}
     for words in in_order(lines):
-        arguments = words[1:] + (FEW_STEPS if words[1] == "fit" else [])
+        few = FEW_STEPS + ["evaluation.benchmarks.0.limit=20"] * ("quickstart/in_context" in words)
+        arguments = words[1:] + {"fit": few, "evaluate": ["evaluation.num_beams=1"]}.get(words[1], [])
         assert main(arguments) == 0, (words, capsys.readouterr())
     for made in ("my-emu2-chat/config.json", "my-emu2-chat.safetensors", "my-adapter/adapter_config.json"):
         assert (stranger / made).is_file(), made

@@ -27,7 +27,8 @@ def test_ranges_name_keys_of_the_schema():
     for key in RANGES:
         source = [recipes.SourceSection()]
         data = recipes.DataSection(sources=source, validation=source, types=[recipes.TypeSection()])
-        section = asdict(Recipe(data=data))
+        evaluation = recipes.EvaluationSection(benchmarks=[recipes.BenchmarkSection()])
+        section = asdict(Recipe(data=data, evaluation=evaluation))
         for name in key.split("."):
             section = section[0] if isinstance(section, list) else section
             assert name in section, key
