@@ -66,7 +66,7 @@ def read_decoder_config(folder: str | Path) -> Emu2DecoderConfig:
             "BAAI/Emu2-Gen, or the native file"
         )
     values = {part: _read_json(folder / file) for part, file in _CONFIG_FILES.items()}
-    for part, key in (("unet", "cross_attention_dim"), ("vae", "block_out_channels")):
+    for part, key in (("unet", "cross_attention_dim"), ("unet", "sample_size"), ("vae", "block_out_channels")):
         if key not in values[part]:
             raise UserError(f"{folder / _CONFIG_FILES[part]}: not a configuration of Emu2's decoder (it has no {key})")
     safety = folder / _SAFETY / "config.json"

@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,7 @@ from emu2_lit.settings import DrawingSettings
 from tests.golden_data import FOLDER, golden_config
 from tests.model.weight_cases import native_tensors, published_tensors, write_published
 
+pytest.importorskip("diffusers", reason="the visual decoder's library is not installed (extra `generation`)")
 REFERENCE = FOLDER / "base"
 CONFIG_NAMES = {"unet": "config.json", "vae": "config.json", "scheduler": "scheduler_config.json"}
 CHECKER = dict(
@@ -35,9 +37,9 @@ FEW_STEPS = DrawingSettings(steps=3)
 
 
 def reference_decoder_config() -> Emu2DecoderConfig:
-    return Emu2DecoderConfig(**{
-        part: json.loads((REFERENCE / f"{part}_config.json").read_text()) for part in CONFIG_NAMES
-    })
+    return Emu2DecoderConfig(
+        **{part: json.loads((REFERENCE / f"{part}_config.json").read_text()) for part in CONFIG_NAMES}
+    )
 
 
 def gen_folder(folder: Path) -> Path:
