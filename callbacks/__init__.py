@@ -1,6 +1,7 @@
 """What watches a run: Lightning callbacks, each usable with a plain Trainer."""
 
 from callbacks.answers import GeneratedAnswers
+from callbacks.batch_digests import BatchDigests
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
@@ -12,6 +13,7 @@ from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
 __all__ = [
+    "BatchDigests",
     "DataLedger",
     "GeneratedAnswers",
     "GracefulStop",

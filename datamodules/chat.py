@@ -38,6 +38,7 @@ class ChatDataModule(LightningDataModule):
         learn_pictures: documents are learned with their pictures (the unified objective).
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
+        digests: batches carry a digest of each sample, for the callback that notes what was consumed.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ChatDataModule(LightningDataModule):
         types: list[TypeSettings] = (),
         mixing: Literal["alternate", "together"] = "alternate",
         learn_pictures: bool = False,
+        digests: bool = False,
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
@@ -62,7 +64,7 @@ class ChatDataModule(LightningDataModule):
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
-        self.learn_pictures = learn_pictures
+        self.learn_pictures, self.digests = learn_pictures, digests
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
@@ -109,7 +111,7 @@ class ChatDataModule(LightningDataModule):
         dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
         budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         return WindowLoader(
-            dataset, self._collator(), split, self._steps_per_pass(split), self._begin, budget, self.workers
+            dataset, self._collator(self.digests), split, self._steps_per_pass(split), self._begin, budget, self.workers
         )
 
     def val_dataloader(self) -> ValidationLoader | list:
@@ -215,8 +217,8 @@ class ChatDataModule(LightningDataModule):
     def _rules(self, seed: int) -> DocumentRules:
         return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
 
-    def _collator(self) -> Collator:
-        return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)
+    def _collator(self, digests: bool = False) -> Collator:
+        return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id, digests)
 
 
 class _FixedOrder:

@@ -1,4 +1,4 @@
-"""`data check`: what is in a data file, before a run learns from it."""
+"""`data check`: what is in a data file, before a run learns from it; `data compare`: what runs have learned from."""
 
 import argparse
 import json
@@ -26,6 +26,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--show", type=int, default=2, metavar="N", help="examples of each file (default 2)")
     check.add_argument("--json", action="store_true", help="machine-readable output")
     check.set_defaults(command=check_files)
+    compare = actions.add_parser("compare", help="did two runs see the same samples in the same order?")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="run folder")
+    compare.set_defaults(command=compare_batches)
 
 
 def check_files(args: argparse.Namespace) -> int:
@@ -46,6 +49,15 @@ def check_files(args: argparse.Namespace) -> int:
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
     return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0
+
+
+def compare_batches(args: argparse.Namespace) -> int:
+    """1 if they differ."""
+    from emu2_lit.run.compare import compare_runs
+
+    same, told = compare_runs(*args.runs)
+    print(told)
+    return 0 if same else 1
 
 
 def _processor(args: argparse.Namespace):

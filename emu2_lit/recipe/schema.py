@@ -108,6 +108,7 @@ class CallbacksSection:
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
     keep_best: str | None = None  # and the best by a logged figure, such as in_context/vqav2/shots_4 or val/loss
+    batch_digests: bool = True  # note every consumed sample in run.dir/batches, for `data compare`
     throughput: bool = True  # log tokens/s, samples/s, memory, share of time spent waiting for data
     report: bool = True  # write report.html
 

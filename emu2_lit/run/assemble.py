@@ -78,6 +78,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         types=data.types,
         mixing=data.mixing,
         learn_pictures=recipe.tuning.objective == "unified",
+        digests=recipe.callbacks.batch_digests,
     )
 
 
@@ -92,6 +93,8 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     if recipe.trainer.fast_dev_run:
         return built
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
+    if wanted.batch_digests:
+        built.append(watch.BatchDigests(folder / "batches"))
     if wanted.throughput:
         built.append(watch.Throughput())
     if wanted.answers:
