@@ -66,7 +66,10 @@ class StepCheckpoint(StepCallback, Checkpoint):
         checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
         checkpoint["about"] = self.about
         publish(
-            path, lambda staged: trainer.strategy.save_checkpoint(checkpoint, staged), tensor_bytes(checkpoint), self.about
+            path,
+            write=lambda staged: trainer.strategy.save_checkpoint(checkpoint, staged),
+            needed=tensor_bytes(checkpoint),
+            about=self.about,
         )
 
     def _is_validated(self, trainer: Trainer) -> bool:

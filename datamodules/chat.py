@@ -1,6 +1,7 @@
 """Conversations and documents for training: sources in, batches out, one counter as state."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -38,6 +39,7 @@ class ChatDataModule(LightningDataModule):
         learn_pictures: documents are learned with their pictures (the unified objective).
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
+        may_change: of seed, types, fingerprints and weights, what may differ from the checkpoint's.
         digests: batches carry a digest of each sample, for the callback that notes what was consumed.
     """
 
@@ -57,6 +59,7 @@ class ChatDataModule(LightningDataModule):
         mixing: Literal["alternate", "together"] = "alternate",
         learn_pictures: bool = False,
         digests: bool = False,
+        may_change: Sequence[str] = (),
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
@@ -65,6 +68,7 @@ class ChatDataModule(LightningDataModule):
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
         self.learn_pictures, self.digests = learn_pictures, digests
+        self.may_change = set(may_change)
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
@@ -158,12 +162,14 @@ class ChatDataModule(LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
         for key, value in self._identity().items():
-            if state[key] != value:
+            if state[key] != value and key not in self.may_change:
                 raise UserError(
                     f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
-                    "place in the order means nothing here. Restore the data settings, or start anew with another "
-                    "run.dir."
+                    "place in the order means nothing here. Restore the data, start anew with another run.dir, or "
+                    "go on knowingly with resume.allow=[data]."
                 )
+        if len(state["consumed"]) != max(len(self.types), 1):
+            raise UserError("data.types: their number cannot change while a run lasts; start anew with another run.dir")
         self._start, self._start_step = state["consumed"], None
 
     def _identity(self) -> dict[str, Any]:

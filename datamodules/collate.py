@@ -71,8 +71,8 @@ class Collator:
 
 
 def digest(item: Encoded) -> str:
-    """48 bits, in hexadecimal, of all that a sample teaches: ids, labels, targets, pixels. Runs in the loader's workers,
-    for the pixels of a picture of 448 x 448 take about a millisecond."""
+    """48 bits, in hexadecimal, of all that a sample teaches: ids, labels, targets, pixels. It is made in the loader's
+    workers, for a picture of 448 x 448 takes about a millisecond."""
     hashed = hashlib.sha256()
     for name in ("input_ids", "labels", "visual_targets_mask", "pixel_values", "video_pixel_values"):
         if (tensor := getattr(item, name)) is not None:

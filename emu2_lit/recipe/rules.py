@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from emu2_lit.recipe import catalog
+from emu2_lit.recipe.changes import unknown_keys
 from emu2_lit.recipe.schema import DataSection, LoraSection, Part, Recipe
 from emu2_lit.settings import type_problems
 
@@ -13,7 +14,7 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
-    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules)
+    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules, _resume_rules)
     return [message for rule in rules for message in rule(recipe)]
 
 
@@ -92,6 +93,11 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
         yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
 
 
+def _resume_rules(recipe: Recipe) -> Iterator[str]:
+    for key in unknown_keys(recipe.resume.allow):
+        yield f"resume.allow: {key} is neither a key nor a section of a recipe; give such as data.seed or data"
+
+
 def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     made_here = Path(recipe.data.folder)
     for section in ("sources", "validation"):
@@ -104,8 +110,8 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
         value = getattr(recipe.model, key)
         if value and _is_local(value):
             yield f"model.{key}", value
-    if recipe.resume not in ("auto", "never"):
-        yield "resume", recipe.resume
+    if recipe.resume.checkpoint not in ("auto", "never"):
+        yield "resume", recipe.resume.checkpoint
 
 
 def _is_local(name: str) -> bool:

@@ -153,6 +153,14 @@ class RunSection:
 
 
 @dataclass
+class ResumeSection:
+    """Where a run starts; `resume: never` is short for `resume.checkpoint: never`."""
+
+    checkpoint: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    allow: list[str] = field(default_factory=list)  # keys and sections that may differ from the checkpoint's recipe
+
+
+@dataclass
 class Recipe:
     """A typed recipe: everything that one command needs to know."""
 
@@ -164,7 +172,7 @@ class Recipe:
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     run: RunSection = field(default_factory=RunSection)
-    resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    resume: ResumeSection = field(default_factory=ResumeSection)
 
     @property
     def name(self) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -17,10 +18,14 @@ from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.modules import OBJECTIVES, TuningModule
+from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
+_ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
+    "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
+}  # fmt: skip
 _PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
 
 
@@ -79,11 +84,12 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         mixing=data.mixing,
         learn_pictures=recipe.tuning.objective == "unified",
         digests=recipe.callbacks.batch_digests,
+        may_change=[name for name, key in _ORDER_KEYS.items() if covers(recipe.resume.allow, key)],
     )
 
 
-def build_callbacks(recipe: Recipe) -> list[Callback]:
-    """Everything that watches the run."""
+def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list[Callback]:
+    """Everything that watches the run; `about` is what checkpoints tell about it."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
     built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
@@ -103,7 +109,7 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
         built.append(_in_context(recipe.evaluation, folder))
     built.append(
         watch.StepCheckpoint(
-            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best
+            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best, about
         )
     )
     if wanted.report:
@@ -121,11 +127,12 @@ def _in_context(wanted: EvaluationSection, folder: Path) -> Callback:
     )  # fmt: skip
 
 
-def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
+def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, Any] | None = None) -> Trainer:
     """Lightning's Trainer with every promise of the kit.
 
     Args:
         samples: in one pass over the training data; needed for `trainer.max_epochs`.
+        about: what every checkpoint tells about the run, see StepCheckpoint.
     Raises:
         UserError: the global batch does not divide into micro-batches over the devices.
     """
@@ -151,8 +158,8 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,
-        callbacks=build_callbacks(recipe),
-        plugins=[AtomicCheckpointIO()],
+        callbacks=build_callbacks(recipe, about),
+        plugins=[AtomicCheckpointIO(), *_environment()],
     )
     passes = _micro_batches(recipe.data, trainer.world_size)
     trainer.accumulate_grad_batches = passes
@@ -161,6 +168,11 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
     else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
+
+
+def _environment() -> list[ClusterEnvironment]:
+    """Under SLURM, Lightning would save inside a signal handler, in the middle of a step, and requeue by itself."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _micro_batches(data: DataSection, world_size: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput, find_last_checkpoint
+from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model.lora import save_adapter
@@ -19,6 +19,7 @@ from emu2_lit.modules import TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
 from emu2_lit.run.farewell import farewell
+from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
 
 _FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
 
@@ -53,6 +54,9 @@ def fit(recipe: Recipe) -> RunResult:
     done = _finished(recipe, folder)
     if done is not None:
         return RunResult("already finished", folder, done)
+    about, checkpoint = about_run(recipe), find_checkpoint(recipe, folder)  # before weights are put for a recipe
+    if checkpoint is not None:
+        check_changes(checkpoint, about["recipe"], recipe.resume.allow)
     if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
         base = fit_base(recipe, folder / "base")
         if base.status == "interrupted":
@@ -60,8 +64,7 @@ def fit(recipe: Recipe) -> RunResult:
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
-    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
-    checkpoint = _resume_from(recipe, folder)
+    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
     with _interrupts():
@@ -90,7 +93,7 @@ def _interrupts() -> Iterator[None]:
 
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The summary of a run that needs nothing more, if it does not."""
-    if recipe.resume == "never" or recipe.trainer.fast_dev_run:
+    if recipe.resume.checkpoint == "never" or recipe.trainer.fast_dev_run:
         return None
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -108,28 +111,6 @@ def fit_base(recipe: Recipe, folder: Path) -> RunResult:
     result = fit(base)
     recipe.model.weights = str(folder)
     return result
-
-
-def _resume_from(recipe: Recipe, folder: Path) -> Path | None:
-    """The checkpoint to go on from, if there is one to go on from."""
-    if recipe.trainer.fast_dev_run or recipe.resume == "never":
-        _refuse_overwriting(recipe, folder)
-        return None
-    if recipe.resume != "auto":
-        if not Path(recipe.resume).exists():
-            raise UserError(f"resume={recipe.resume}: there is no such checkpoint")
-        return Path(recipe.resume)
-    checkpoint = find_last_checkpoint(folder / "checkpoints")
-    if checkpoint is not None:
-        rank_zero_info(f"Going on from {checkpoint}")
-    return checkpoint
-
-
-def _refuse_overwriting(recipe: Recipe, folder: Path) -> None:
-    if recipe.resume == "never" and find_last_checkpoint(folder / "checkpoints") is not None:
-        raise UserError(
-            f"resume=never, but {folder} holds checkpoints of an earlier run: choose another run.dir, or delete it"
-        )
 
 
 def _stopped(trainer: Trainer) -> bool:
