@@ -2,6 +2,7 @@
 
 from callbacks.answers import GeneratedAnswers
 from callbacks.batch_digests import BatchDigests
+from callbacks.catch_up import CatchUpValidation
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
@@ -14,6 +15,7 @@ from callbacks.what_trains import WhatTrains
 
 __all__ = [
     "BatchDigests",
+    "CatchUpValidation",
     "DataLedger",
     "GeneratedAnswers",
     "GracefulStop",

@@ -114,6 +114,7 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
     )
     if wanted.report:
         built.append(watch.Report(folder))
+    built.append(watch.CatchUpValidation())
     return built
 
 

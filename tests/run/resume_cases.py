@@ -1,20 +1,18 @@
 """Short runs that are stopped, killed and resumed, and what they must have in common."""
 
 import os
-import pickle
 import signal
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback
-from torch import multiprocessing
 
 from callbacks import find_last_checkpoint
 from emu2_lit.run import assemble, fit
+from tests.distributed import start_child
 from tests.run.conftest import chat_recipe
 
-PRELOAD = ["torch", "lightning", "transformers", "peft", "emu2_lit.run", "tensorboard.backend", "tests.run.conftest"]
 KINDS = {
     "one source": ["data.sources.0.limit=20"],  # 48 samples are drawn: it is seen twice and a half
     "several sources": ["data.sources.0.weight=3", "data.sources.0.limit=20", "data.sources.1.weight=1.5"],
@@ -67,21 +65,6 @@ def fit_with(recipe, *callbacks: Callback):
         return fit(recipe)
     finally:
         assemble.build_callbacks = build
-
-
-def start_child(function, *arguments) -> multiprocessing.Process:
-    """A process that has the heavy imports behind it, running `function`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    process = context.Process(target=_child, args=(pickle.dumps((function, arguments)),))
-    process.start()
-    return process
-
-
-def _child(call: bytes) -> None:
-    torch.set_num_threads(1)
-    function, arguments = pickle.loads(call)
-    function(*arguments)
 
 
 def killed(recipe, *callbacks: Callback) -> None:

@@ -31,12 +31,9 @@ def figures(run, name) -> dict[int, float]:
     return {record["step"]: record[name] for record in records if name in record}
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "workers"), [*((kind, 0) for kind in KINDS), ("one type in a step", 2)])
 def test_stopped_and_killed_inside_windows(kind, workers, tmp_path, caption_model):
     """A stop finishes its step; a kill loses the steps since the last checkpoint, which are made again."""
-    if workers and kind not in ("one source", "one type in a step"):
-        pytest.skip("workers change nothing about how samples are mixed")
     straight = fit(mixed(kind, tmp_path / "straight", caption_model)).directory
     recipe = mixed(kind, tmp_path / "other", caption_model, f"data.workers={workers}")
     assert fit_with(recipe, SignalAt(2, 1)).status == "interrupted"
@@ -80,7 +77,7 @@ def _fit_ranks(recipe, step):
 @pytest.mark.parametrize("ranks", [(2, 1), (1, 2)])
 def test_onto_another_number_of_ranks(ranks, tmp_path, caption_model):
     """At the same global batch. Dropout is drawn by micro-batch and rank, so it is off."""
-    plain = ("tuning.lora.dropout=0.0", "data.sources.0.limit=20")
+    plain = ("tuning.lora.dropout=0.0", "data.sources.0.limit=20", "callbacks.report=true")
     straight = fit(quiet(tmp_path / "straight", caption_model, *plain)).directory
     for count, step in zip(ranks, (2, None), strict=True):
         size = [f"trainer.devices={count}", f"data.micro_batch_size={4 // count}"]
