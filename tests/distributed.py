@@ -57,6 +57,7 @@ def _context() -> Any:
 
 
 def _child(function, *args: Any) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of its own children, as in a process of a user
     torch.set_num_threads(1)
     function(*args)
 

@@ -56,10 +56,10 @@ def test_stopped_after_every_step(tmp_path, caption_model):
 
 @pytest.mark.parametrize("place", [(3, 0), (3, 1)])
 def test_with_everything_in_between(place, tmp_path, caption_model, episodes):
-    """Validation, answers, in-context scores, the first-steps check and the report draw from generators of their own."""
+    """Validation, answers, in-context scores and the report draw from generators of their own."""
     everything = [
         "tuning.lora.dropout=0.2", "trainer.deterministic=true", "trainer.val_check_interval=2",
-        "evaluation.benchmarks=[{name: fast_binding_2way, path: %s, limit: 4}]" % episodes, "evaluation.shots=[1]",
+        f"evaluation.benchmarks=[{{name: fast_binding_2way, path: {episodes}, limit: 4}}]", "evaluation.shots=[1]",
     ]  # fmt: skip
     straight = fit(quiet(tmp_path / "straight", caption_model)).directory
     recipe = chat_recipe(tmp_path / "other", caption_model, *everything)
