@@ -1,6 +1,8 @@
 """`fit`: a recipe from its first step, or from where it stands, to what can be used."""
 
+import errno
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -67,16 +69,17 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
-    with _interrupts():
+    with _interrupts(), _failing_disk(folder):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
         return RunResult("interrupted", folder, {"steps": trainer.global_step})
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
-        with _interrupts():
+        with _interrupts(), _failing_disk(folder):
             trainer.validate(module, datamodule, verbose=False)
-    return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
+    with _failing_disk(folder):
+        return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
 
 
 @contextmanager
@@ -89,6 +92,20 @@ def _interrupts() -> Iterator[None]:
         if isinstance(exit.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from exit
         raise
+
+
+@contextmanager
+def _failing_disk(folder: Path) -> Iterator[None]:
+    """A disk that is full or cannot be written to any more is the user's to mend: UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}; {shutil.disk_usage(folder).free:,} bytes are free). "
+            "The checkpoints stand: make room, and the same command goes on from the last one"
+        ) from error
 
 
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
