@@ -11,7 +11,8 @@ from emu2_lit.recipe.changes import ABSENT, FREE, changes, needs_consent, unknow
 
 def test_differences_by_key():
     before = asdict(recipes.load("quickstart/chat"))
-    now = asdict(recipes.load("quickstart/chat", ["data.seed=3", "trainer.max_steps=9", "tuning.lora.targets=[q_proj]"]))
+    overrides = ["data.seed=3", "trainer.max_steps=9", "tuning.lora.targets=[q_proj]"]
+    now = asdict(recipes.load("quickstart/chat", overrides))
     found = changes(before, now)
     assert found["data.seed"] == (0, 3) and found["trainer.max_steps"] == (250, 9)
     assert found.keys() == {"data.seed", "trainer.max_steps", "tuning.lora.targets"}
@@ -72,7 +73,8 @@ def test_short_and_long_forms(overrides, checkpoint, allow):
 
 def test_the_short_form_in_a_file(tmp_path):
     file = tmp_path / "mine.yaml"
-    file.write_text("model: {preset: tiny}\ndata: {sources: [{path: a.json}]}\ntrainer: {max_steps: 3}\nresume: never\n")
+    sections = ("model: {preset: tiny}", "data: {sources: [{path: a.json}]}", "trainer: {max_steps: 3}")
+    file.write_text("\n".join([*sections, "resume: never"]))
     assert recipes.load(file).resume.checkpoint == "never"
     assert recipes.load(file, ["resume.allow=[data]"]).resume.checkpoint == "never"
     recipes.save(recipes.load(file), tmp_path / "saved.yaml")
