@@ -4,10 +4,13 @@ from callbacks.answers import GeneratedAnswers
 from callbacks.batch_digests import BatchDigests
 from callbacks.catch_up import CatchUpValidation
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
+from callbacks.faults import FaultCallback
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
 from callbacks.in_context import InContextEvaluation
 from callbacks.ledger_writer import DataLedger
+from callbacks.loss_spikes import LossSpikes
+from callbacks.nonfinite_guard import NonFiniteGuard
 from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
 from callbacks.throughput import Throughput
@@ -17,10 +20,13 @@ __all__ = [
     "BatchDigests",
     "CatchUpValidation",
     "DataLedger",
+    "FaultCallback",
     "GeneratedAnswers",
     "GracefulStop",
     "GradientCheck",
     "InContextEvaluation",
+    "LossSpikes",
+    "NonFiniteGuard",
     "ProgressBar",
     "ProgressLines",
     "Report",

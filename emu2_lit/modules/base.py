@@ -81,6 +81,7 @@ class TuningModule(LightningModule):
         self._window_losses: dict[str, Tensor] = {}
         self.validation_losses = nn.ModuleDict({kind: MeanMetric() for kind in self.kinds})
         self.validated_at: int | None = None  # the step of the last validation
+        self.update_skipped = False  # a callback has taken the gradients of the present step away
         self._check()
 
     def _check(self) -> None:
@@ -190,16 +191,13 @@ class TuningModule(LightningModule):
         passes = self.trainer.accumulate_grad_batches
         learned = {"text": batch["labels"] != IGNORE, "visual": batch.get("visual_targets_mask")}
         counts = {
-            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size
-            for kind in self.kinds
+            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size for kind in self.kinds
         }
         return dict(counts, step=self.global_step, micro_batch=batch_idx % passes, micro_batches=passes)
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""
-        torch.manual_seed(
-            hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63
-        )
+        torch.manual_seed(hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63)
 
     def _log_window(self, shares: dict[str, Tensor], window: dict[str, int]) -> None:
         """Log the losses of the whole global batch, once, at its last micro-batch."""
@@ -209,7 +207,6 @@ class TuningModule(LightningModule):
             return
         losses = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._window_losses.items()}
         loss = self._weighed(losses)
-        self._check_loss(loss)
         self.log("train/loss", loss, prog_bar=True)
         if window.get("type"):
             self.log(f"train/loss_{window['type']}", loss)
@@ -218,15 +215,6 @@ class TuningModule(LightningModule):
                 self.log(f"train/{kind}_loss", value)
         for part, lr in self.learning_rates().items():
             self.log(f"train/lr_{part}" if part else "train/lr", lr)
-
-    def _check_loss(self, loss: Tensor) -> None:
-        """Raises UserError if the loss is lost. Looks only where it is logged and at the end, for that takes time."""
-        step, interval = self.global_step + 1, max(self.trainer.log_every_n_steps, 1)
-        if (step % interval == 0 or step == self.trainer.max_steps) and not loss.isfinite():
-            raise UserError(
-                f"step {step}: the loss is {loss.item()}, and nothing can be learned from here on. Lower optimizer.lr "
-                "or lengthen optimizer.warmup_steps; with 16-bit floats, take trainer.precision=bf16-mixed"
-            )
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         for kind, (loss, targets) in self.losses(batch).items():
@@ -260,6 +248,11 @@ class TuningModule(LightningModule):
         )  # fmt: skip
         scheduler = schedule(optimizer, settings, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """The schedule goes on with the updates that were made."""
+        if not self.update_skipped:
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
         if self.global_step:

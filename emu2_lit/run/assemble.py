@@ -94,6 +94,10 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
     built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
         built.append(watch.progress())
+    faults = None if recipe.trainer.fast_dev_run else folder / "faults.jsonl"
+    built.append(watch.NonFiniteGuard(wanted.nonfinite_limit, faults))
+    if wanted.spike_deviations is not None:
+        built.append(watch.LossSpikes(wanted.spike_deviations, faults))
     if wanted.gradient_check_steps:
         built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
     if recipe.trainer.fast_dev_run:

@@ -13,7 +13,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput
+from callbacks import DataLedger, FaultCallback, GracefulStop, InContextEvaluation, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model.lora import save_adapter
@@ -174,7 +174,7 @@ def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
     for callback in trainer.callbacks:
         if isinstance(callback, InContextEvaluation) and callback.stopped:
             figures["stopped_because"] = callback.stopped
-        if isinstance(callback, Throughput):
+        if isinstance(callback, Throughput | FaultCallback):
             figures.update(callback.totals())
         elif isinstance(callback, DataLedger):
             figures["skipped_samples"] = len(callback.records.read())

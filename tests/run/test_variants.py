@@ -39,6 +39,6 @@ def test_learns_and_can_be_talked_to(name, tmp_path, caption_model):
 def test_a_loss_that_is_lost_ends_the_run(tmp_path, caption_model):
     changes = ("optimizer.lr=1e30", "optimizer.warmup_steps=0", "callbacks.answers=null")
     recipe = chat_recipe(tmp_path, caption_model, *changes)
-    with pytest.raises(UserError, match=r"step \d: the loss is nan.*optimizer.lr"):
+    with pytest.raises(UserError, match=r"step \d: .*not finite.*in a row.*optimizer.lr"):
         fit(recipe)
     assert not (tmp_path / "run" / "summary.json").exists()
