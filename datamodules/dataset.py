@@ -13,6 +13,8 @@ from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import encode
 from emu2_lit.samples.sample import BadSample
 
+Position = int | tuple[int, int]  # in the order; where data have types, the type and the position in its order
+
 
 class SampleDataset(Dataset):
     """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot. Where data
@@ -21,7 +23,7 @@ class SampleDataset(Dataset):
     def __init__(
         self,
         sources: list[Source],
-        order: Callable[[Any], tuple[int, int, int] | None],
+        order: Callable[[Position], tuple[int, int, int] | None],
         processor: Any,
         max_length: int,
         rules: DocumentRules | None = None,
@@ -29,7 +31,7 @@ class SampleDataset(Dataset):
         self.sources, self.order, self.processor, self.max_length = sources, order, processor, max_length
         self.rules = rules or DocumentRules(processor, max_length)
 
-    def __getitem__(self, position: int | tuple[int, int]) -> Draw | UserError:
+    def __getitem__(self, position: Position) -> Draw | UserError:
         drawn = self.order(position)
         if drawn is None:
             return Draw("", 0, None, position)
@@ -46,3 +48,8 @@ class SampleDataset(Dataset):
             return Draw(source.name, epoch, Skipped(source.name, id, str(error), place_in_order, epoch), position)
         except UserError as error:
             return error
+
+    def name(self, position: Position) -> tuple[str, str]:
+        """Source and id of the sample that is drawn at a position."""
+        place, index, _ = self.order(position)
+        return self.sources[place].name, self.sources[place].sample_id(index)

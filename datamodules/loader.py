@@ -1,46 +1,17 @@
 """Loaders: windows of micro-batches for training, with the target counts of their step; validation."""
 
-import multiprocessing
-import os
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from multiprocessing.synchronize import Event
-from multiprocessing.util import Finalize
 from typing import Any
-
-import torch
-from torch.utils.data import DataLoader
 
 from datamodules.budget import Budget, Skipped
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
 from datamodules.split import Split, StepBatches, TypedSplit
+from datamodules.workers import Batches
 from emu2_lit.errors import UserError
 from emu2_lit.ranks import all_reduced, gathered
-
-
-def batches(dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int) -> DataLoader:
-    """A torch DataLoader that leaves the process's own random generator alone."""
-    leaving = multiprocessing.Event()
-    Finalize(None, leaving.set, exitpriority=1)  # Python then terminates its daemons, the workers, and waits for them
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=partial(_leave_signals_to_the_main_process, leaving),
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator().manual_seed(0),
-    )
-
-
-def _leave_signals_to_the_main_process(leaving: Event, worker: int) -> None:
-    """Ctrl-C and schedulers signal the whole group: the main process finishes its step, and needs its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.is_set() else None)
 
 
 class ValidationLoader:
@@ -55,7 +26,7 @@ class ValidationLoader:
         workers: int = 0,
     ):
         self.positions, self.budget = sampler, budget
-        self.loader = batches(dataset, sampler, collate, workers)
+        self.loader = Batches(dataset, sampler, collate, workers)
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -98,7 +69,7 @@ class WindowLoader:
         first_step, consumed = self.begin()
         steps = self.steps - first_step % self.steps
         sampler = StepBatches(self.split, consumed, steps, first_step)
-        source = map(_checked, batches(self.dataset, sampler, self.collate, self.workers))
+        source = map(_checked, Batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
             window = [next(source) for _ in range(self.split.accumulation)]
             text_targets, visual_targets = count(window, self.budget)
