@@ -1,7 +1,7 @@
 """Loaders: windows of micro-batches for training, with the target counts of their step; validation."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 

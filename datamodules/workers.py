@@ -48,16 +48,15 @@ class Batches:
                     given += 1
                     yield batch
                 return
-            except (RuntimeError, OSError, EOFError) as error:  # of the loader; those of reading come as batches
+            except (RuntimeError, OSError, EOFError):  # of the loader; those of reading come as batches
                 death = _death(iterator)
                 if death is None:
                     raise
-                told = self._describe(*death, board)
-                place = board[death[0]], given
-                if last and (place[0] == last[0] is not None or given == last[1]):
-                    raise UserError(f"{told}, and has done so before. {_ADVICE}") from error
-                last = place
             del iterator  # its workers end before others start
+            told, position = self._describe(*death, board), board[death[0]]
+            if last and (given == last[0] or position == last[1] is not None):
+                raise UserError(f"{told}, and has done so before. {_ADVICE}")
+            last = given, position
             _log.warning(f"{told}; it is started again, and no sample is lost")
 
     def _start(self, given: int, board: "_Board") -> Iterator[Any]:

@@ -124,14 +124,3 @@ def test_torch_alone_raises_in_the_middle_of_a_step(make):
     next(source)
     with pytest.raises(RuntimeError, match="killed by signal"):
         kill(children() - before)
-
-
-def test_errors_of_the_code_stay_errors(make):
-    batches = make()
-    batches.collate = _broken
-    with pytest.raises(ZeroDivisionError):
-        list(batches)
-
-
-def _broken(draws):
-    return 1 / 0
