@@ -13,6 +13,7 @@ from callbacks.loss_spikes import LossSpikes
 from callbacks.nonfinite_guard import NonFiniteGuard
 from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
+from callbacks.stuck_watch import StuckWatch
 from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
@@ -31,6 +32,7 @@ __all__ = [
     "ProgressLines",
     "Report",
     "StepCheckpoint",
+    "StuckWatch",
     "Throughput",
     "WhatTrains",
     "find_last_checkpoint",

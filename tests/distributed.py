@@ -23,7 +23,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     The function must be importable (defined at the top of a module). An exception on any rank fails the call.
     """
     context = _context()
-    port, results = _free_port(), context.SimpleQueue()
+    port, results = free_port(), context.SimpleQueue()
     ranks = [
         context.Process(target=_rank, args=(results, function, rank, world_size, port, args))
         for rank in range(world_size)
@@ -74,7 +74,7 @@ def _rank(results, function, rank: int, world_size: int, port: int, args: tuple)
         results.put((rank, None, traceback.format_exc()))
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return listener.getsockname()[1]

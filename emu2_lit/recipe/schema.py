@@ -107,6 +107,7 @@ class CallbacksSection:
     gradient_check_steps: int = 8  # steps within which every trained tensor must get a gradient; 0: no check
     nonfinite_limit: int | None = 5  # updates in a row dropped for NaN or infinity before the run stops; null: no limit
     spike_deviations: float | None = 8.0  # tell of losses so far above the median of the last 100; null: never
+    stuck_after: int | None = 1800  # seconds without a micro-batch after which several processes end; null: they wait
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
     keep_best: str | None = None  # and the best by a logged figure, such as in_context/vqav2/shots_4 or val/loss
@@ -241,6 +242,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "callbacks.gradient_check_steps": (0, INFINITY),
     "callbacks.nonfinite_limit": (1, INFINITY),
     "callbacks.spike_deviations": (0, INFINITY),
+    "callbacks.stuck_after": (1, INFINITY),
     "callbacks.checkpoint_every_n_steps": (1, INFINITY),
     "callbacks.keep_checkpoints": (1, INFINITY),
 }

@@ -1,6 +1,7 @@
 """From a recipe to Lightning's objects: module, datamodule, callbacks, trainer."""
 
 import math
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,8 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
     built.append(watch.NonFiniteGuard(wanted.nonfinite_limit, faults))
     if wanted.spike_deviations is not None:
         built.append(watch.LossSpikes(wanted.spike_deviations, faults))
+    if wanted.stuck_after:
+        built.append(watch.StuckWatch(wanted.stuck_after))
     if wanted.gradient_check_steps:
         built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
     if recipe.trainer.fast_dev_run:
@@ -166,6 +169,8 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
         callbacks=build_callbacks(recipe, about),
         plugins=[AtomicCheckpointIO(), *_environment()],
     )
+    if recipe.callbacks.stuck_after and hasattr(trainer.strategy, "_timeout"):  # the watch speaks first, it knows more
+        trainer.strategy._timeout = timedelta(seconds=recipe.callbacks.stuck_after + 600)
     passes = _micro_batches(recipe.data, trainer.world_size)
     trainer.accumulate_grad_batches = passes
     if settings.fast_dev_run:
