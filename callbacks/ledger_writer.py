@@ -59,6 +59,11 @@ class DataLedger(StepCallback):
             if not trainer.fast_dev_run:
                 self.records.append(fresh)
 
+    def skipped_samples(self) -> int:
+        """How many samples the file names, each once; one that is bad is skipped in every epoch."""
+        records = self.records.read()
+        return len({(r.get("split"), r["source"], r.get("index", r["id"])) for r in records})
+
     def _remember(self, entries: list[dict[str, Any]]) -> None:
         self._known.update(key for key in map(_key, entries) if key is not None)
 

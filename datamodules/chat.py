@@ -21,6 +21,8 @@ from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import SourceSettings, TypeSettings
 
+_NOTHING_BAD = {"drawn": {}, "bad": {}, "reasons": {}}
+
 
 class ChatDataModule(LightningDataModule):
     """Samples in a global order that is a pure function of (seed, sources, weights).
@@ -71,6 +73,8 @@ class ChatDataModule(LightningDataModule):
         self.may_change = set(may_change)
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
+        self._budget: Budget | None = None
+        self._budget_start: dict[str, Any] = _NOTHING_BAD
 
     @cached_property
     def sources(self) -> list[Source]:
@@ -106,17 +110,17 @@ class ChatDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the files, so that a user's mistake shows before anything is trained."""
         if stage == "fit":
-            self._start, self._start_step = None, None
+            self._start, self._start_step, self._budget_start = None, None, _NOTHING_BAD
             self.order  # noqa: B018
         self.validation_sources  # noqa: B018
 
     def train_dataloader(self) -> WindowLoader:
         split = self._split()
         dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
-        budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
-        return WindowLoader(
-            dataset, self._collator(self.digests), split, self._steps_per_pass(split), self._begin, budget, self.workers
-        )
+        self._budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
+        self._budget.load_state_dict(self._budget_start)
+        steps, collate = self._steps_per_pass(split), self._collator(self.digests)
+        return WindowLoader(dataset, collate, split, steps, self._begin, self._budget, self.workers)
 
     def val_dataloader(self) -> ValidationLoader | list:
         """Every validation sample once over all ranks, in a fixed order, as many batches on each rank."""
@@ -157,7 +161,8 @@ class ChatDataModule(LightningDataModule):
         return [sum(pair) for pair in zip(start, drawn, strict=True)]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"consumed": self._consumed(), **self._identity()}
+        budget = self._budget.state_dict() if self._budget else self._budget_start
+        return {"consumed": self._consumed(), "budget": budget, **self._identity()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
@@ -171,6 +176,7 @@ class ChatDataModule(LightningDataModule):
         if len(state["consumed"]) != max(len(self.types), 1):
             raise UserError("data.types: their number cannot change while a run lasts; start anew with another run.dir")
         self._start, self._start_step = state["consumed"], None
+        self._budget_start = state["budget"]
 
     def _identity(self) -> dict[str, Any]:
         """What the order depends on."""

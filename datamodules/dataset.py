@@ -45,7 +45,8 @@ class SampleDataset(Dataset):
         except BadSample as error:
             id = sample.id if sample else source.sample_id(index)
             place_in_order = position if isinstance(position, int) else position[1]
-            return Draw(source.name, epoch, Skipped(source.name, id, str(error), place_in_order, epoch), position)
+            skipped = Skipped(source.name, id, str(error), place_in_order, epoch, index)
+            return Draw(source.name, epoch, skipped, position)
         except UserError as error:
             return error
 

@@ -97,28 +97,20 @@ def count(window: list[dict[str, Any]], budget: Budget) -> tuple[int, int]:
 
     Raises UserError, on every rank, when a source is over the budget.
     """
-    names = list(budget.sizes)
-    drawn, bad = _first_epoch_counts(window)
+    names, skipped = list(budget.sizes), [Skipped(**entry) for batch in window for entry in batch["skipped"]]
+    drawn = _first_draws(window)
     text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
-    text, visual, *counts = all_reduced([text, visual, *(drawn[n] for n in names), *(bad[n] for n in names)])
-    budget.add(
-        drawn=dict(zip(names, counts[: len(names)], strict=True)),
-        bad=dict(zip(names, counts[len(names) :], strict=True)),
-    )
-    budget.remember([Skipped(**entry) for batch in window for entry in batch["skipped"]])
+    text, visual, bad, *counts = all_reduced([text, visual, len(skipped), *(drawn[name] for name in names)])
+    budget.add(dict(zip(names, counts, strict=True)), gathered(skipped) if bad else ())
     for name in budget.exceeded():
-        raise budget.error(name, gathered(budget.reasons[name]))
+        raise budget.error(name)
     return text, visual
 
 
-def _first_epoch_counts(window: list[dict[str, Any]]) -> tuple[Counter[str], Counter[str]]:
-    """Samples drawn and bad by source, in the first epoch of their source: there no sample occurs twice."""
-    drawn, bad = Counter[str](), Counter[str]()
-    for batch in window:
-        first = [epoch == 0 for epoch in batch["epochs"]]
-        drawn.update(source for source, counts in zip(batch["sources"], first, strict=True) if counts)
-        bad.update(entry["source"] for entry in batch["skipped"] if entry["epoch"] == 0)
-    return drawn, bad
+def _first_draws(window: list[dict[str, Any]]) -> Counter[str]:
+    """Samples drawn by source, in the first epoch of their source: there no sample occurs twice."""
+    draws = [pair for batch in window for pair in zip(batch["sources"], batch["epochs"], strict=True)]
+    return Counter(source for source, epoch in draws if epoch == 0)
 
 
 def _checked(batch: dict[str, Any] | UserError) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from emu2_lit.errors import UserError
-from emu2_lit.samples.sample import BadSample, FileSlice
+from emu2_lit.samples.sample import BadSample, FileSlice, stamp_of
 
 
 def parse_json(text: bytes | str) -> Any:
@@ -51,7 +51,7 @@ class JsonLines:
     """A JSON-lines file, read by offset. Blank lines are left out; a broken one is a BadSample."""
 
     def __init__(self, path: Path):
-        self.path = str(path)
+        self.path, self.stamp = str(path), stamp_of(path)
         starts, sizes, numbers, offset = [], [], [], 0
         with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
@@ -64,7 +64,8 @@ class JsonLines:
         return len(self.starts)
 
     def __getitem__(self, index: int) -> Any:
-        line = FileSlice(self.path, int(self.starts[index]), int(self.sizes[index]), self.label(index)).read()
+        place = int(self.starts[index]), int(self.sizes[index])
+        line = FileSlice(self.path, *place, self.label(index), self.stamp).read()
         try:
             return parse_json(line.strip())
         except ValueError as error:

@@ -15,7 +15,7 @@ import numpy as np
 
 from datamodules.records import PackedRecords
 from emu2_lit.errors import UserError
-from emu2_lit.samples.sample import BadSample, FileSlice
+from emu2_lit.samples.sample import BadSample, FileSlice, stamp_of
 from emu2_lit.samples.seeding import hash_seed
 
 INDEX_VERSION = 1
@@ -29,7 +29,7 @@ class TarRecords:
     """
 
     def __init__(self, path: Path, cache: Path | None = None):
-        self.path = str(path)
+        self.path, self.stamp = str(path), stamp_of(path)
         self.groups = _cached_index(path, cache or default_cache())
 
     def __len__(self) -> int:
@@ -40,7 +40,7 @@ class TarRecords:
         if problem := group.get("problem"):
             raise BadSample(problem)
         members = {
-            suffix: FileSlice(self.path, offset, size, f"{group['key']}.{suffix}")
+            suffix: FileSlice(self.path, offset, size, f"{group['key']}.{suffix}", self.stamp)
             for suffix, (offset, size) in group["members"].items()
         }
         return {"__key__": group["key"], "members": members}

@@ -21,6 +21,7 @@ from emu2_lit.modules import TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
 from emu2_lit.run.farewell import farewell
+from emu2_lit.run.memory import memory_advice
 from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
 
 _FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
@@ -69,14 +70,14 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
-    with _interrupts(), _failing_disk(folder):
+    with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
         return RunResult("interrupted", folder, {"steps": trainer.global_step})
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
-        with _interrupts(), _failing_disk(folder):
+        with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):
             trainer.validate(module, datamodule, verbose=False)
     with _failing_disk(folder):
         return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
@@ -177,7 +178,7 @@ def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
         if isinstance(callback, Throughput | FaultCallback):
             figures.update(callback.totals())
         elif isinstance(callback, DataLedger):
-            figures["skipped_samples"] = len(callback.records.read())
+            figures["skipped_samples"] = callback.skipped_samples()
     figures.update(
         steps=trainer.global_step,
         trainable_parameters=sum(row["parameters"] for row in sizes if row["mode"] != "frozen"),

@@ -1,5 +1,6 @@
 """The one record that every data format becomes."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,19 +15,29 @@ class BadSample(Exception):
     """A sample that cannot be learned from; the message is the reason that the ledger shows."""
 
 
+def stamp_of(path: str | Path | int) -> tuple[int, int]:
+    """Size and time of change of a file: whoever writes to it changes one of them."""
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns
+
+
 @dataclass(frozen=True)
 class FileSlice:
-    """Bytes inside a file, read when they are needed (a member of a tar, a line of a JSONL file)."""
+    """Bytes inside a file, read when they are needed (a member of a tar, a line of a JSONL file); `stamp` is that of
+    the file for which offset and size hold."""
 
     path: str
     offset: int
     size: int
     name: str = ""
+    stamp: tuple[int, int] | None = None
 
     def read(self) -> bytes:
-        """The bytes; raises BadSample when the file has become shorter or is gone."""
+        """The bytes; raises BadSample when the file has changed or is gone."""
         try:
             with open(self.path, "rb") as file:
+                if self.stamp not in (None, stamp_of(file.fileno())):
+                    raise BadSample(f"{self.path} has changed since this run began to read it: restore it, or start again")
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:

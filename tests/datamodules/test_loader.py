@@ -191,7 +191,7 @@ def rank_windows(processor, settings):
     split = Split(2, 2, world_size=2, rank=dist.get_rank())
     batches = list(make_loader(processor, settings, split))
     loader = make_loader(processor, settings, split, share=0.001)
-    loader.budget.bad.update({"b": 2})
+    loader.budget.bad["b"].update({100, 101})
     with pytest.raises(UserError) as caught:
         list(loader)
     dist.destroy_process_group()
@@ -211,7 +211,7 @@ def test_ranks_agree_on_counts_and_on_the_budget(processor, settings):
 
 
 def test_empty_positions_are_not_reported():
-    batch = Collator(bos_id=1, pad_id=0)([Draw("", 0, None), Draw("a", 2, Skipped("a", "x", "bad", 7, 2))])
+    batch = Collator(bos_id=1, pad_id=0)([Draw("", 0, None), Draw("a", 2, Skipped("a", "x", "bad", 7, 2, 3))])
     assert batch["input_ids"].tolist() == [[1], [1]]
-    assert batch["skipped"] == [{"source": "a", "id": "x", "reason": "bad", "position": 7, "epoch": 2}]
+    assert batch["skipped"] == [{"source": "a", "id": "x", "reason": "bad", "position": 7, "epoch": 2, "index": 3}]
     assert "pixel_values" not in batch
