@@ -68,7 +68,7 @@ def test_ranks_and_resumes_skip_alike(tmp_path, caption_model, shard):
     assert {(entry["id"], entry["index"]) for entry in entries} == {("02", 2), ("05", 5), ("(end of tar)", SAMPLES)}
     assert len(entries) > 3 and straight.summary["skipped_samples"] == 3  # each once, whatever epochs have seen it
     told = " ".join(entry["reason"] for entry in entries)
-    assert "truncated" in told and "<image>" in told and "the file ends within 16.json" in told
+    assert "truncated" in told and "<image>" in told and f"{shard} is damaged" in told
     same, told = compare_runs(straight.directory, tmp_path / "two" / "run")
     assert same, told
 
@@ -126,5 +126,4 @@ def test_a_shard_that_changes_under_the_run(tmp_path, caption_model, shard):
     recipe = damaged(tmp_path, caption_model, shard, budget=0.3)
     step, told = over_budget(recipe, Rewrite(shard, 3))
     assert step >= 4 and "data source shard" in told
-    assert {entry["index"] for entry in ledger(tmp_path / "run")} > {2, 5, SAMPLES}
-    assert f"{shard} has changed since this run began to read it" in ledger(tmp_path / "run")[-1]["reason"]
+    assert f"{shard} has changed since this run began to read it" in told
