@@ -141,6 +141,8 @@ def expand_braces(pattern: str) -> list[str]:
 def _open(path: Path) -> Any:
     if path.is_dir():
         raise UserError(f"data source {path} is a folder; name a file in it, or a glob such as {path}/*.tar")
+    if not path.is_file():
+        raise UserError(f"data source {path} is no file: pipes and devices cannot be read twice; copy it into one")
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"cannot read {path}: known file types are {', '.join(_READERS)}")

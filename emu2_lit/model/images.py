@@ -2,6 +2,7 @@
 
 import base64
 import io
+import stat
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -81,6 +82,8 @@ def _read(source: Any, root: str | Path | None) -> tuple[str, bytes]:
         source = unquote(urlsplit(source).path)
     path = Path(root or "", source)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may have no end
+            raise ImageError(f"{path}: not a file")
         return str(path), path.read_bytes()
     except FileNotFoundError as error:
         raise ImageError(f"{path}: no such file") from error
