@@ -106,13 +106,20 @@ def _figures(series: dict[str, list[tuple[int, float]]]) -> str:
 
 def _charts(series: dict[str, list[tuple[int, float]]]) -> str:
     known = {name for names in _CHARTS.values() for name in names}
-    others = {name: (name,) for name in sorted(series) if name not in known}
+    others = {name: (name, _twin(name)) for name in sorted(series) if name not in known}
+    others = {name: names for name, names in others.items() if name not in {twin for _, twin in others.values()}}
     figures = []
     for title, names in (_CHARTS | others).items():
         drawing = chart({name: series[name] for name in names if name in series})
         if drawing:
             figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>")
     return "".join(figures)
+
+
+def _twin(name: str) -> str:
+    """The same figure of the untouched model: `in_context_base/...` for `in_context/...`."""
+    group, _, figure = name.partition("/")
+    return f"{group}_base/{figure}"
 
 
 def _sheet(path: Path, title: str = "Answers", alt: str = "pictures with questions and answers") -> str:
