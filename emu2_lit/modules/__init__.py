@@ -2,8 +2,14 @@
 
 from emu2_lit.modules.base import TuningModule
 from emu2_lit.modules.chat import CaptionTuning, ChatTuning
+from emu2_lit.modules.generation import GenerationTuning
 from emu2_lit.modules.unified import UnifiedTuning
 
-OBJECTIVES = {"chat": ChatTuning, "caption": CaptionTuning, "unified": UnifiedTuning}
+OBJECTIVES = {
+    "chat": ChatTuning,
+    "caption": CaptionTuning,
+    "unified": UnifiedTuning,
+    "generation": GenerationTuning,
+}
 
-__all__ = ["OBJECTIVES", "CaptionTuning", "ChatTuning", "TuningModule", "UnifiedTuning"]
+__all__ = ["OBJECTIVES", "CaptionTuning", "ChatTuning", "GenerationTuning", "TuningModule", "UnifiedTuning"]

@@ -38,7 +38,7 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat", "caption", "unified"] = "chat"  # answers; text of documents; text and pictures of them
+    objective: Literal["chat", "caption", "unified", "generation"] = "chat"  # answers; text; all; last picture
     visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
     gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
