@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ _CHARTS = {
     "Learning rate": ("train/lr",),
     "Tokens per second": ("throughput/tokens_per_second", "throughput/learned_tokens_per_second"),
 }
+_POSITION = re.compile(r"(.+)_position_(\d+)")
 _ANSWERS = 24
 _PAGE = Path(__file__).with_name("report.html")
 _VALIDATION = ("val/", "in_context/", "in_context_base/")
@@ -105,15 +108,29 @@ def _figures(series: dict[str, list[tuple[int, float]]]) -> str:
 
 
 def _charts(series: dict[str, list[tuple[int, float]]]) -> str:
+    drawn = [(title, chart(lines)) for title, lines in _grouped(series)]
+    return "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn if svg)
+
+
+def _grouped(series: dict[str, list[tuple[int, float]]]) -> Iterator[tuple[str, dict[str, list[tuple[int, float]]]]]:
+    """The lines of each chart: those that belong together, each other with its twin, figures by position."""
+    by_place, series = _by_place(series)
     known = {name for names in _CHARTS.values() for name in names}
     others = {name: (name, _twin(name)) for name in sorted(series) if name not in known}
-    others = {name: names for name, names in others.items() if name not in {twin for _, twin in others.values()}}
-    figures = []
-    for title, names in (_CHARTS | others).items():
-        drawing = chart({name: series[name] for name in names if name in series})
-        if drawing:
-            figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>")
-    return "".join(figures)
+    twins = {twin for _, twin in others.values()}
+    for title, names in (_CHARTS | {name: pair for name, pair in others.items() if name not in twins}).items():
+        yield title, {name: series[name] for name in names if name in series}
+    for name, points in by_place.items():
+        yield f"{name} by position", {name: points}
+
+
+def _by_place(series: dict[str, list[tuple[int, float]]]) -> tuple[dict[str, list[tuple[int, float]]], dict]:
+    """The latest values of figures called `..._position_07` as curves over the position, and all other series."""
+    places: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for name, points in sorted(series.items()):
+        if match := _POSITION.fullmatch(name):
+            places[match[1]].append((int(match[2]), points[-1][1]))
+    return places, {name: points for name, points in series.items() if not _POSITION.fullmatch(name)}
 
 
 def _twin(name: str) -> str:
