@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from PIL.Image import Image
 
 from emu2_lit.model.boxes import Corners
 
-Kind = Literal["text", "image", "video", "box"]
+Kind = Literal["text", "image", "video", "box", "subject"]
 Role = Literal["system", "user", "assistant", "none"]
 
 
@@ -63,13 +65,21 @@ class Video:
         return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
 
 
+@runtime_checkable
+class DrawnPicture(Protocol):
+    """A picture that is made when it is needed; all that is random about it is fixed beforehand."""
+
+    def picture(self) -> Image:
+        """In RGB; raises BadSample when it cannot be made."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One piece of a sample.
 
-    `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a
-    `Box`. `learn` says whether the model is trained to produce it. In documents, neighbours of the same `group` belong
-    together: a sentence and its pictures.
+    `value` is a str (text), an image source (path, bytes, data URI, FileSlice, PIL image or DrawnPicture), a `Video`, a
+    `Box` or, in what says what to draw, a `Subject`. `learn` says whether the model is trained to produce it. In
+    documents, neighbours of the same `group` belong together: a sentence and its pictures.
     """
 
     kind: Kind
@@ -101,6 +111,8 @@ class Sample:
 
 def picture_name(value: Any) -> str:
     """How messages call a picture: its path or member name, never its bytes."""
+    if isinstance(value, DrawnPicture) and hasattr(value, "source"):
+        return picture_name(value.source)
     if isinstance(value, FileSlice):
         return str(value)
     if isinstance(value, str | Path):
