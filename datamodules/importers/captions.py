@@ -7,12 +7,12 @@ from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Part, Sample
 
 _MEDIA = {"image", "images", "video", "videos"}
-_BOXES = {"noun_chunks", "ref_exps"}  # of grounded captions
+_OTHERS = {"noun_chunks", "ref_exps", "objects", "noun"}  # of captions with boxes or subjects
 
 
 def detect(record: dict[str, Any]) -> bool:
     keys = record.keys()
-    return bool(keys & _MEDIA) and bool(keys & {"caption", "text"}) and not keys & _BOXES
+    return bool(keys & _MEDIA) and bool(keys & {"caption", "text"}) and not keys & _OTHERS
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:

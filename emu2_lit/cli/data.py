@@ -5,7 +5,7 @@ import json
 import sys
 from typing import get_args, get_type_hints
 
-from emu2_lit.recipe import DataSection, SourceSection, TuningSection
+from emu2_lit.recipe import DataSection, GenerationSection, SourceSection, TuningSection
 
 OBJECTIVES = get_args(get_type_hints(TuningSection)["objective"])
 LISTED = 20  # bad samples printed; --json has all
@@ -43,6 +43,7 @@ def check_files(args: argparse.Namespace) -> int:
         examples=args.show,
         progress=_progress,
         learn_pictures=args.objective == "unified",
+        generation=GenerationSection() if args.objective == "generation" else None,
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
     return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0

@@ -43,11 +43,18 @@ class FileSlice:
 
 class Box(NamedTuple):
     """A box on the sample's picture, x1, y1, x2, y2 in 0..1, or several of one phrase; the phrase, or None, stands
-    before them or behind."""
+    before them or behind. `masks`: which pixels in each belong to the thing, where that is known."""
 
     phrase: str | None
     corners: Corners | tuple[Corners, ...]
     phrase_first: bool = True
+    masks: tuple[Any, ...] = ()
+
+    @property
+    def each(self) -> list[tuple[Corners, Any]]:
+        """Every box with its mask, or None."""
+        boxes = self.corners if isinstance(self.corners[0], tuple) else (self.corners,)
+        return list(zip(boxes, self.masks or (None,) * len(boxes), strict=True))
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,8 @@ class Sample:
     """An ordered list of parts. Roles are all "none" (a document) or none of them is (a conversation).
 
     `grounding` asks for answers, or marks a text, with boxes. `as_is`: the order of a document, and what is learned of
-    it, mean something and stay. `notes` says what the importer left out, for reports.
+    it, mean something and stay. `notes` says what the importer left out, for reports. `alternatives`: the same in other
+    ways, such as drawn from another picture; generation tuning draws one of all in each epoch.
     """
 
     id: str
@@ -103,6 +111,7 @@ class Sample:
     as_is: bool = False
     source: str = ""
     notes: tuple[str, ...] = ()
+    alternatives: tuple[tuple[Part, ...], ...] = ()
 
     @property
     def is_chat(self) -> bool:
