@@ -46,7 +46,8 @@ class GenerationRules:
         *shown, target = to_draw(shuffled((sample.parts, *sample.alternatives), rng)[0])
         subjects = [part for part in shown if part.kind == "subject"]
         kept = {id(part) for part in shuffled(subjects, rng)[: self.varied.max_subjects]}
-        shown = [self._varied(part, rng) for part in shown if part.kind != "subject" or id(part) in kept]
+        shown = named_once([part for part in shown if part.kind != "subject" or id(part) in kept])
+        shown = [self._varied(part, rng) for part in shown]
         shown = [part for part in shown if part.value]
         shown = inlined(shown) if rng.random() < self.varied.inline else shown
         least = self.processor.image_size if self.varied.min_size is None else self.varied.min_size
@@ -111,11 +112,21 @@ def grounded(parts: Sequence[Part], picture: Any) -> list[Part]:
             continue
         words = part.value.phrase or ""
         span = (len(caption), len(caption) + len(words))
-        for place, (corners, mask) in enumerate(part.value.each):
+        for corners, mask in part.value.each:
             crop = SubjectCrop(picture, corners, mask)
-            subjects.append(Part("subject", Subject(None if place else part.value.phrase, corners, crop, span)))
+            subjects.append(Part("subject", Subject(part.value.phrase, corners, crop, span)))
         caption += words
     return [Part("text", caption), *subjects]
+
+
+def named_once(parts: Sequence[Part]) -> list[Part]:
+    """Of subjects that share their words in the caption only the first is named."""
+    named, result = set(), []
+    for part in parts:
+        span = part.value.span if part.kind == "subject" else None
+        result.append(replace(part, value=replace(part.value, phrase=None)) if span in named else part)
+        named |= {span} - {None}
+    return result
 
 
 def inlined(parts: Sequence[Part]) -> list[Part]:

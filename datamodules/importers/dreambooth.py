@@ -7,7 +7,7 @@ what is meant.
 from typing import Any
 
 from datamodules.context import Context
-from datamodules.importers.captions import caption_of
+from datamodules.importers.captions import caption_of, image_of
 from datamodules.importers.grounded import place_in
 from datamodules.turns import as_list
 from emu2_lit.model.subjects import Subject
@@ -25,7 +25,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
         raise BadSample(f"the noun of the subject is {noun!r}")
     phrase = f"the {noun.strip()}"
     caption = caption_of(record) if record.get("caption") else f"a photo of {phrase}"
-    target, text = Part("image", context.image(record.get("image")), learn=True), Part("text", caption)
+    target, text = Part("image", image_of(record, context), learn=True), Part("text", caption)
     span = place_in(caption, phrase, [])
     choices = [
         (text, Part("subject", Subject(phrase, picture=context.image(value), span=span)), target)

@@ -9,9 +9,8 @@ import re
 from typing import Any
 
 from datamodules.context import Context
-from datamodules.importers.captions import caption_of
+from datamodules.importers.captions import caption_of, image_of
 from datamodules.masks import read_mask
-from datamodules.turns import as_list
 from emu2_lit.model.boxes import Corners
 from emu2_lit.model.subjects import Subject
 from emu2_lit.samples.drawn import WHOLE, SubjectCrop
@@ -25,12 +24,10 @@ def detect(record: dict[str, Any]) -> bool:
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
-    images, objects = as_list(record.get("image")), record.get("objects")
-    if len(images) != 1:
-        raise BadSample(f"what is to be drawn is one image, not {len(images)}")
+    objects = record.get("objects")
     if not isinstance(objects, list) or not all(isinstance(one, dict) for one in objects):
         raise BadSample("`objects` is not a list of objects with phrase, box, mask or image")
-    caption, target = caption_of(record), context.image(images[0])
+    caption, target = caption_of(record), image_of(record, context)
     taken: list[Span] = []
     parts = [Part("subject", _subject(one, caption, taken, target, context)) for one in objects]
     return Sample(

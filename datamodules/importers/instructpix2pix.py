@@ -11,13 +11,13 @@ from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Part, Sample
 
 _SOURCES = ("original_image", "input_image", "source_image", "source_img")
-_TARGETS = ("edited_image", "output_image", "target_image", "target_img")
-PICTURES = frozenset(_SOURCES + _TARGETS)
+TARGETS = ("edited_image", "output_image", "target_image", "target_img")
+PICTURES = frozenset(_SOURCES + TARGETS)
 _INSTRUCTIONS = ("edit_prompt", "instruction", "edit_instruction", "edit", "caption", "text")
 
 
 def detect(record: dict[str, Any]) -> bool:
-    named = bool(record.keys() & set(_SOURCES)) and bool(record.keys() & set(_TARGETS))
+    named = bool(record.keys() & set(_SOURCES)) and bool(record.keys() & set(TARGETS))
     pair = len(as_list(record.get("image"))) == 2 and "edit_prompt" in record
     return pair or (named and bool(record.keys() & set(_INSTRUCTIONS)))
 
@@ -25,10 +25,10 @@ def detect(record: dict[str, Any]) -> bool:
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
     """The picture, the instruction, the edited picture (paper, supplement D.1)."""
     pair, instruction = as_list(record.get("image")), _first(record, _INSTRUCTIONS)
-    source, target = _first(record, _SOURCES), _first(record, _TARGETS)
+    source, target = _first(record, _SOURCES), _first(record, TARGETS)
     if source is None and target is None and len(pair) == 2:
         source, target = pair
-    for names, value in ((_SOURCES, source), (_INSTRUCTIONS, instruction), (_TARGETS, target)):
+    for names, value in ((_SOURCES, source), (_INSTRUCTIONS, instruction), (TARGETS, target)):
         if value is None:
             raise BadSample(f"an edit needs `{names[0]}`; the record has {', '.join(map(str, record)) or 'nothing'}")
     if not isinstance(instruction, str) or not instruction.strip():

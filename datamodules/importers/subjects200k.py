@@ -3,6 +3,7 @@
 from typing import Any
 
 from datamodules.context import Context
+from datamodules.importers.captions import image_of
 from emu2_lit.model.subjects import Subject
 from emu2_lit.samples.drawn import SideBySide
 from emu2_lit.samples.sample import BadSample, Part, Sample
@@ -18,7 +19,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     if not isinstance(description, dict):
         raise BadSample(f"`description` is a {type(description).__name__}, not an object")
     item, *texts = (_text(description, key) for key in ("item", "description_0", "description_1"))
-    image = context.image(record.get("image"))
+    image = image_of(record, context)
     directions = [_direction(image, item, texts[drawn], bool(drawn)) for drawn in (1, 0)]
     return Sample(context.sample_id(record), directions[0], as_is=True, alternatives=(directions[1],))
 
