@@ -10,6 +10,7 @@ from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
 from datamodules.documents import DocumentRules
+from datamodules.generation import GenerationRules, rules_for
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
 from datamodules.sources import Source, open_sources
@@ -18,7 +19,7 @@ from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
-from emu2_lit.settings import SourceSettings, TypeSettings
+from emu2_lit.settings import GenerationSettings, SourceSettings, TypeSettings
 
 
 class ChatDataModule(LightningDataModule):
@@ -36,6 +37,7 @@ class ChatDataModule(LightningDataModule):
         types: the data types that `source.type` names, with their batch sizes; none: one stream.
         mixing: how types share steps.
         learn_pictures: documents are learned with their pictures (the unified objective).
+        generation: samples end in the picture that is to be drawn, and are varied so (generation tuning).
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
     """
@@ -55,6 +57,7 @@ class ChatDataModule(LightningDataModule):
         types: list[TypeSettings] = (),
         mixing: Literal["alternate", "together"] = "alternate",
         learn_pictures: bool = False,
+        generation: GenerationSettings | None = None,
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
@@ -62,7 +65,7 @@ class ChatDataModule(LightningDataModule):
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
-        self.learn_pictures = learn_pictures
+        self.learn_pictures, self.generation = learn_pictures, generation
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
@@ -212,8 +215,8 @@ class ChatDataModule(LightningDataModule):
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
         return [places[place] for place in sorted(chosen)]
 
-    def _rules(self, seed: int) -> DocumentRules:
-        return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
+    def _rules(self, seed: int) -> DocumentRules | GenerationRules:
+        return rules_for(self.processor, self.max_length, seed, self.learn_pictures, self.generation)
 
     def _collator(self) -> Collator:
         return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)

@@ -81,6 +81,25 @@ class SourceSettings:
     phrase_first: float = 0.7  # how often a phrase stands before its box (paper: 0.7)
     min_similarity: float = 0.0  # mmc4: pictures less like their sentence are left out (OpenFlamingo: 0.24)
     min_score: float = 0.0  # grit: boxes of which the detector was less sure are left out
+    min_quality: float | None = None  # subjects200k: pairs judged lower in any respect are left out (usual: 5)
+    noun: str | None = None  # folder of one subject: what it is, such as dog; null: the folder's name
+    prior: str | None = None  # folder of one subject: a folder of others of its kind, learned from text alone
+
+
+@dataclass
+class GenerationSettings:
+    """How subjects are shown to generation tuning; the paper varies them so, but no rate below is the paper's."""
+
+    drop_phrase: float = 0.1  # how often a subject is not named
+    drop_box: float = 0.3  # how often its place is not given
+    drop_object: float = 0.2  # how often its picture is not shown
+    inline: float = 0.5  # how often subjects stand at their words in the caption (paper), else behind it (its demo)
+    max_subjects: int = 4  # subjects of a sample, drawn anew in every epoch
+    random_background: float = 0.5  # how often a subject with a mask gets another background: plain or noise
+    backgrounds: str | None = None  # a folder of pictures that may be one, too
+    random_crop: float = 0.5  # how often the edges of a subject's picture are moved
+    crop_shift: float = 0.1  # by how much of its width and height at most
+    min_size: int | None = None  # pixels of the shorter side of what is drawn; null: the model's (paper: 448)
 
 
 @dataclass

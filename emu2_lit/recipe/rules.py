@@ -100,6 +100,10 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
             prepared = recipe.data.prepare and Path(source.path).is_relative_to(made_here)
             if not pattern and not prepared:
                 yield f"data.{section}.{index}.path", source.path
+            if source.prior:
+                yield f"data.{section}.{index}.prior", source.prior
+    if recipe.data.generation.backgrounds:
+        yield "data.generation.backgrounds", recipe.data.generation.backgrounds
     for key in ("weights", "tokenizer", "adapter"):
         value = getattr(recipe.model, key)
         if value and _is_local(value):

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from emu2_lit.settings import GenerationSettings as GenerationSection
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
 from emu2_lit.settings import SourceSettings as SourceSection
@@ -59,6 +60,7 @@ class DataSection:
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
     types: list[TypeSection] = field(default_factory=list)  # kinds of data with batch sizes of their own; empty: none
     mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
+    generation: GenerationSection = field(default_factory=GenerationSection)  # how subjects are shown
     global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
     micro_batch_size: int = 1  # samples of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
@@ -191,10 +193,16 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
             "phrase_first": (0, 1),
             "min_similarity": (-1, 1),
             "min_score": (0, 1),
+            "min_quality": (0, INFINITY),
         }.items()
     },
     "data.types.batch_size": (1, INFINITY),
     "data.types.weight": (0, INFINITY),
+    **{f"data.generation.{key}": (0, 1) for key in ("drop_phrase", "drop_box", "drop_object", "inline")},
+    **{f"data.generation.{key}": (0, 1) for key in ("random_background", "random_crop")},
+    "data.generation.crop_shift": (0, 0.45),
+    "data.generation.max_subjects": (0, INFINITY),
+    "data.generation.min_size": (1, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),

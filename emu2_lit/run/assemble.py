@@ -78,6 +78,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         types=data.types,
         mixing=data.mixing,
         learn_pictures=recipe.tuning.objective == "unified",
+        generation=data.generation if recipe.tuning.objective == "generation" else None,
     )
 
 

@@ -14,8 +14,9 @@ from emu2_lit.model.images import ImageError, load_image, pixel_values
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
+from emu2_lit.model.subjects import subject_segments
 from emu2_lit.model.video import read_frames
-from emu2_lit.samples.sample import BadSample, FileSlice, Part, Sample, Video, picture_name
+from emu2_lit.samples.sample import BadSample, DrawnPicture, FileSlice, Part, Sample, Video, picture_name
 
 
 @dataclass
@@ -50,10 +51,11 @@ def to_segments(sample: Sample) -> list[Segment]:
 
 
 def _document(sample: Sample) -> Iterator[Segment]:
-    """A document's parts; the mark of a text with boxes stands before the first of its text."""
+    """A document's parts; the mark of boxes stands before the first text, where they are pictures before all."""
     marked = not sample.grounding
+    drawn = any(part.kind == "subject" for part in sample.parts)
     for part in sample.parts:
-        if not marked and part.kind in ("text", "box"):
+        if not marked and (drawn or part.kind in ("text", "box")):
             yield Segment("token", GROUNDING, learn=part.learn)
             marked = True
         yield from part_segments(part)
@@ -67,6 +69,8 @@ def part_segments(part: Part) -> list[Segment]:
     if part.kind == "box":
         segments = box_segments(part.value.corners, part.value.phrase, part.value.phrase_first)
         return [replace(segment, learn=part.learn) for segment in segments]
+    if part.kind == "subject":
+        return subject_segments(part.value)
     text = part.value if part.kind == "text" else ""
     return [Segment(part.kind, text, learn=part.learn)]
 
@@ -123,7 +127,11 @@ def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut
 
 
 def _images(sample: Sample) -> Iterator[Any]:
-    return (part.value for part in sample.parts if part.kind == "image")
+    for part in sample.parts:
+        if part.kind == "image":
+            yield part.value
+        elif part.kind == "subject":
+            yield from part.value.pictures
 
 
 def _frames(sample: Sample) -> Iterator[Any]:
@@ -146,6 +154,8 @@ def read_video(video: Video) -> list[Any]:
 
 def read_picture(value: Any) -> Any:
     """An image value of a part as a PIL image in RGB. Raises BadSample when it cannot be read."""
+    if isinstance(value, DrawnPicture):
+        return value.picture()
     try:
         return load_image(value.read() if isinstance(value, FileSlice) else value)
     except ImageError as error:
