@@ -39,12 +39,14 @@ class DrawingBenchmark(ABC):
 
     Attributes:
         name: what figures are called by.
+        drawn_as: what its pictures lie under; benchmarks that only score differently share them.
         pictures_per_task: drawn of each prompt, from seeds that follow each other.
         compared_with: what the pictures are compared with, told beside the figures.
         tasks: what is drawn.
     """
 
     name: str
+    drawn_as: str = ""
     pictures_per_task: ClassVar[int] = 1
     compared_with: str = ""
     tasks: Sequence[DrawingTask]
@@ -62,3 +64,4 @@ class DrawingBenchmark(ABC):
 
     def write_layout(self, folder: Path, tasks: Sequence[DrawingTask], pictures: Pictures) -> None:
         """Write the pictures as the benchmark's own tools expect them, where it has such."""
+        return None

@@ -122,7 +122,7 @@ class PromptSection:
 class DrawingsSection:
     """Fixed prompts, drawn by the untouched model once and by the tuned one again and again."""
 
-    prompts: list[PromptSection] = field(default_factory=list)  # the seed of each is drawing.seed
+    prompts: list[PromptSection] = field(default_factory=list)  # each with noise of its own, the same for both
     every_n_steps: int = 500  # optimizer steps; and at the end
 
 

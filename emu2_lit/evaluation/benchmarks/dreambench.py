@@ -42,7 +42,7 @@ _PROMPT = re.compile(r"""(["'])(.*?\{.*?)\1""")
 class DreamBench(DrawingBenchmark):
     """Four pictures of every subject and prompt."""
 
-    pictures_per_task = 4
+    pictures_per_task, drawn_as = 4, "dreambench"
 
     def __init__(self, folder: Path, split: str | None = None):
         if split not in (None, "one", "all"):
