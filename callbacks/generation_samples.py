@@ -28,7 +28,7 @@ class GenerationSamples(DrawingCallback):
         prompts: each a list of texts (str) and pictures (Path or PIL image), as `Emu2Generator.generate` takes them.
         decoder, run_dir: see `DrawingCallback`.
         drawing: `images_per_prompt` pictures are drawn of each; the seed is mixed with the prompt's place.
-        every_n_steps: optimizer steps between two sheets; there is one at the end, too.
+        every_n_steps: optimizer steps between two sheets; there is one at the end of a finished fit, too.
     """
 
     def __init__(
@@ -65,7 +65,8 @@ class GenerationSamples(DrawingCallback):
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.global_step and self._drawn_at != trainer.global_step:
+        stopped = trainer.global_step < trainer.max_steps  # it is to end soon, and will be resumed
+        if trainer.global_step and self._drawn_at != trainer.global_step and not stopped:
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: Trainer, pl_module: LightningModule) -> None:
