@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from emu2_lit.errors import UserError
-from emu2_lit.evaluation.benchmarks.dreambench import PICTURES
+from emu2_lit.evaluation.benchmarks.files import pictures_in
 from emu2_lit.evaluation.distances import Distances
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask, Pictures
 from emu2_lit.evaluation.encoders import Judges, read
@@ -24,7 +24,7 @@ class Autoencoding(DrawingBenchmark):
 
     def __init__(self, folder: Path, split: str | None = None):
         root = folder / split if split else folder
-        files = [file for file in sorted(root.rglob("*")) if file.suffix.lower() in PICTURES]
+        files = pictures_in(root, "**/*")
         if not files:
             raise UserError(f"benchmark autoencoding: no pictures in {root}")
         self.tasks = [DrawingTask(file.relative_to(root).as_posix(), (file,), "", (file,)) for file in files]

@@ -15,14 +15,14 @@ from pathlib import Path
 from PIL import Image
 
 from emu2_lit.errors import UserError
-from emu2_lit.evaluation.benchmarks.dreambench import PICTURES
+from emu2_lit.evaluation.benchmarks.files import pictures_in
 from emu2_lit.evaluation.cobsat import cobsat_scores, judge_by_choice
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask
 from emu2_lit.evaluation.encoders import Judges
 from emu2_lit.samples.seeding import hash_seed
 
 SHOTS = (2, 4, 6, 8)
-PER_TASK = 100  # prompts; a multiple of the ten words that are said
+PER_TASK = 1000  # prompts, as published
 
 Grid = dict[tuple[str, str], Path]  # (object, value of the detail) -> picture
 
@@ -62,9 +62,9 @@ class CoBSAT(DrawingBenchmark):
 def read_grids(root: Path) -> dict[str, Grid]:
     """Pictures by kind of detail, object and value."""
     grids: dict[str, Grid] = defaultdict(dict)
-    for file in sorted(root.glob("*_*/*_*")):
+    for file in pictures_in(root, "*_*/*_*"):
         kind, _, thing = file.parent.name.partition("_")
-        if file.suffix.lower() in PICTURES and file.stem.endswith(f"_{thing}"):
+        if file.stem.endswith(f"_{thing}"):
             grids[kind][thing, file.stem.removesuffix(f"_{thing}")] = file
     return dict(grids)
 

@@ -12,12 +12,11 @@ from pathlib import Path
 from PIL import Image
 
 from emu2_lit.errors import UserError
-from emu2_lit.evaluation.benchmarks.files import first_of
+from emu2_lit.evaluation.benchmarks.files import first_of, pictures_in
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask
 from emu2_lit.evaluation.encoders import Judges
 from emu2_lit.evaluation.likeness import alike, diversity
 
-PICTURES = (".jpg", ".jpeg", ".png", ".webp")
 LIVE_CLASSES = ("cat", "dog")
 KEPT = {  # the number of the picture that is shown
     "pink_sunglasses": "04", "can": "01", "candle": "02", "teapot": "04", "backpack": "02", "dog3": "05",
@@ -92,7 +91,7 @@ def reworded(prompt: str) -> str:
 
 
 def _task(subject: str, noun: str, number: int, prompt: str, root: Path, against_all: bool) -> DrawingTask:
-    found = [file for file in sorted((root / subject).glob("*")) if file.suffix.lower() in PICTURES]
+    found = pictures_in(root / subject)
     if not found:
         raise UserError(f"benchmark dreambench: no pictures in {root / subject}; expected are 00.jpg, 01.jpg, ...")
     shown = next((file for file in found if file.stem == KEPT.get(subject)), found[0])

@@ -12,8 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 from emu2_lit.errors import UserError
-from emu2_lit.evaluation.benchmarks.dreambench import PICTURES
-from emu2_lit.evaluation.benchmarks.files import need
+from emu2_lit.evaluation.benchmarks.files import need, pictures_in
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask, Pictures
 from emu2_lit.evaluation.encoders import Judges, read
 from emu2_lit.evaluation.likeness import alike
@@ -27,10 +26,9 @@ class DreamBenchPlus(DrawingBenchmark):
 
     def __init__(self, folder: Path, split: str | None = None):
         images, captions = need(folder, "images", "captions", benchmark=self.name)
-        files = [file for file in sorted(images.rglob("*")) if file.suffix.lower() in PICTURES]
         self.tasks = [
             task
-            for file in files
+            for file in pictures_in(images, "**/*")
             if split is None or file.relative_to(images).parts[0] == split
             for task in _tasks(file, file.relative_to(images), captions)
         ]
