@@ -13,7 +13,7 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
-    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules)
+    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules, _drawing_rules)
     return [message for rule in rules for message in rule(recipe)]
 
 
@@ -92,6 +92,30 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
         yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
 
 
+def _drawing_rules(recipe: Recipe) -> Iterator[str]:
+    drawings = recipe.callbacks.drawings
+    if drawings is None:
+        return
+    if not recipe.model.decoder:
+        yield "callbacks.drawings: needs model.decoder, which draws"
+    if not drawings.prompts:
+        yield "callbacks.drawings.prompts: is empty; give at least one, such as {parts: [{text: a dog}]}"
+    for place, prompt in enumerate(drawings.prompts):
+        if not prompt.parts:
+            yield f"callbacks.drawings.prompts.{place}.parts: is empty"
+        for number, part in enumerate(prompt.parts):
+            given = [name for name, value in vars(part).items() if value is not None]
+            key = f"callbacks.drawings.prompts.{place}.parts.{number}"
+            if len(given) != 1:
+                yield f"{key}: give one of text, image and box; {', '.join(given) or 'none'} given"
+            elif part.box is not None and not _is_box(part.box):
+                yield f"{key}.box: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {list(part.box)}"
+
+
+def _is_box(corners: list[float]) -> bool:
+    return len(corners) == 4 and corners[0] < corners[2] and corners[1] < corners[3]
+
+
 def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     made_here = Path(recipe.data.folder)
     for section in ("sources", "validation"):
@@ -104,10 +128,14 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
                 yield f"data.{section}.{index}.prior", source.prior
     if recipe.data.generation.backgrounds:
         yield "data.generation.backgrounds", recipe.data.generation.backgrounds
-    for key in ("weights", "tokenizer", "adapter"):
+    for key in ("weights", "tokenizer", "decoder", "adapter"):
         value = getattr(recipe.model, key)
         if value and _is_local(value):
             yield f"model.{key}", value
+    for place, prompt in enumerate(recipe.callbacks.drawings.prompts if recipe.callbacks.drawings else ()):
+        for number, part in enumerate(prompt.parts):
+            if part.image is not None:
+                yield f"callbacks.drawings.prompts.{place}.parts.{number}.image", part.image
     if recipe.resume not in ("auto", "never"):
         yield "resume", recipe.resume
 

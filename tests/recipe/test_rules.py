@@ -21,6 +21,23 @@ CONFLICTS = {
         "nothing would train",
     ),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
+    "drawings without a decoder": (
+        ["callbacks.drawings.prompts.0.parts.0.text=a dog"],
+        "callbacks.drawings: needs model.decoder",
+    ),
+    "drawings of nothing": (["model.decoder=tiny", "callbacks.drawings={}"], "callbacks.drawings.prompts: is empty"),
+    "an empty prompt": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{}]"],
+        "callbacks.drawings.prompts.0.parts: is empty",
+    ),
+    "two things in one part": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{parts: [{text: a, image: b.png}]}]"],
+        "callbacks.drawings.prompts.0.parts.0: give one of text, image and box; text, image given",
+    ),
+    "a box inside out": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{parts: [{box: [0.5, 0.1, 0.2, 0.9]}]}]"],
+        "callbacks.drawings.prompts.0.parts.0.box: expected x1, y1, x2, y2",
+    ),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 
@@ -33,10 +50,15 @@ def test_conflict(recipe_file, overrides, expected):
 
 
 def test_missing_files_are_named(recipe_file):
-    recipe = recipes.load(recipe_file(), ["model.tokenizer=./tokenizer.model", "resume=old.ckpt"])
+    drawings = "callbacks.drawings.prompts=[{parts: [{text: like}, {image: dog.jpg}]}]"
+    recipe = recipes.load(
+        recipe_file(), ["model.tokenizer=./tokenizer.model", "resume=old.ckpt", "model.decoder=./gen", drawings]
+    )
     assert recipes.missing_files(recipe) == [
         "data.sources.0.path: no such file or folder: chats.json",
         "model.tokenizer: no such file or folder: ./tokenizer.model",
+        "model.decoder: no such file or folder: ./gen",
+        "callbacks.drawings.prompts.0.parts.1.image: no such file or folder: dog.jpg",
         "resume: no such file or folder: old.ckpt",
     ]
 
