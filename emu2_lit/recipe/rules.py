@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from emu2_lit.recipe import catalog
-from emu2_lit.recipe.schema import DataSection, LoraSection, Part, Recipe
+from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, Recipe
 from emu2_lit.settings import type_problems
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
@@ -54,6 +54,9 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
         return  # to evaluate only
     if not data.sources:
         yield "data.sources: is empty; give at least one, such as data.sources.0.path=my_chat.json"
+    if recipe.tuning.objective != "generation":
+        changed = [name for name, value in vars(GenerationSection()).items() if getattr(data.generation, name) != value]
+        yield from (f"data.generation.{name}: has an effect with tuning.objective=generation only" for name in changed)
     weighted = [source.weight is not None for source in data.sources]
     if any(weighted) and not all(weighted):
         yield f"data.sources.{weighted.index(False)}.weight: give a weight to all sources or to none"

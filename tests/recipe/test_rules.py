@@ -38,6 +38,10 @@ CONFLICTS = {
         ["model.decoder=tiny", "callbacks.drawings.prompts=[{parts: [{box: [0.5, 0.1, 0.2, 0.9]}]}]"],
         "callbacks.drawings.prompts.0.parts.0.box: expected x1, y1, x2, y2",
     ),
+    "not drawn": (
+        ["data.generation.inline=1"],
+        "data.generation.inline: has an effect with tuning.objective=generation",
+    ),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 
@@ -47,6 +51,15 @@ def test_conflict(recipe_file, overrides, expected):
     with pytest.raises(UserError, match="^mine.yaml: ") as caught:
         recipes.load(recipe_file(), overrides)
     assert expected in str(caught.value)
+
+
+def test_missing_folders_of_generation_are_named(recipe_file):
+    recipe = recipes.load(recipe_file())
+    recipe.data.generation.backgrounds, recipe.data.sources[0].prior = "walls", "dogs"
+    assert recipes.missing_files(recipe)[1:] == [
+        "data.sources.0.prior: no such file or folder: dogs",
+        "data.generation.backgrounds: no such file or folder: walls",
+    ]
 
 
 def test_missing_files_are_named(recipe_file):
