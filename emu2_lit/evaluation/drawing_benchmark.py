@@ -62,6 +62,10 @@ class DrawingBenchmark(ABC):
         rows = [self.task_figures(task, pictures(task), judges) for task in tasks]
         return averaged(rows), rows
 
+    def left_out(self, judges: Judges) -> dict[str, str]:
+        """Figures that cannot be had, and why."""
+        return dict(judges.left_out)
+
     def write_layout(self, folder: Path, tasks: Sequence[DrawingTask], pictures: Pictures) -> None:
         """Write the pictures as the benchmark's own tools expect them, where it has such."""
         return None

@@ -125,7 +125,7 @@ class Judges:
 
     Attributes:
         inception: features of uint8 pictures (n, 3, height, width), for FID and KID.
-        left_out: figure -> why it cannot be had.
+        left_out: figure of an encoder -> why it cannot be had.
     """
 
     encoders: list[PictureEncoder]
@@ -154,12 +154,8 @@ def open_judges(settings: EncoderSettings, model: nn.Module, processor: Any, dev
         judges.encoders.append(TowerEncoder(model, processor))
     if settings.inception:
         judges.inception = load_inception(settings.inception).to(device)
-    for figures, key, given in (
-        ("dino", "dino", settings.dino),
-        ("clip_i, clip_t", "clip", settings.clip),
-        ("fid, kid", "inception", settings.inception),
-    ):
-        if not given:
+    for figures, key in (("dino", "dino"), ("clip_i, clip_t", "clip")):
+        if not getattr(settings, key):
             judges.left_out[figures] = f"evaluation.encoders.{key} names no weights"
     return judges
 

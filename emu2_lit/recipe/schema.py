@@ -191,7 +191,7 @@ class Recipe:
     trainer: TrainerSection = field(default_factory=TrainerSection)
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
-    drawing: DrawingSection = field(default_factory=DrawingSection)  # for benchmarks and callbacks; of the first, each says how many
+    drawing: DrawingSection = field(default_factory=DrawingSection)  # by benchmarks (each its own number) and callbacks
     run: RunSection = field(default_factory=RunSection)
     resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
 

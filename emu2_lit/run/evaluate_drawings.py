@@ -102,7 +102,7 @@ def _score(benchmark: DrawingBenchmark, pictures: DrawnPictures, judges: Judges)
         benchmark.name, benchmark.compared_with, len(rows), len(rows) * benchmark.pictures_per_task,
         {name: value if math.isfinite(value) else None for name, value in figures.items()},
         {name: mean_interval(values) for name, values in columns.items() if all(map(math.isfinite, values))},
-        DRAWINGS.get(benchmark.name, {}), dict(judges.left_out),
+        DRAWINGS.get(benchmark.name, {}), benchmark.left_out(judges),
     )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ def test_cobsat_judges_both_words(tmp_path):
 def test_cobsat_needs_an_encoder_that_reads(tmp_path):
     opened, judges = open_benchmark("cobsat_2", cobsat_folder(tmp_path), limit=2), Judges([])
     figures, rows = opened.score(opened.tasks, lambda task: [plain("red")], judges)
-    assert figures == {} and rows == [{}, {}] and "CLIP" in judges.left_out["total, latent, non_latent"]
+    assert figures == {} and rows == [{}, {}] and "clip" in opened.left_out(judges)["total, latent, non_latent"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +192,7 @@ def test_autoencoding(tmp_path):
     figures, rows = opened.score(opened.tasks, drawn.read, colour_judges(inception=ColourMoments()))
     assert figures["ssim"] == pytest.approx(1) and figures["colour_i"] == pytest.approx(1)
     assert figures["fid"] == pytest.approx(0, abs=1e-6) and abs(figures["kid"]) < 0.5
+    assert opened.left_out(colour_judges()).keys() == {"fid, kid"}
     assert len(rows) == 4 and "fid" not in opened.score(opened.tasks, drawn.read, colour_judges())[0]
 
 
