@@ -43,7 +43,7 @@ def draw_grid(cells: Iterable[Cell], columns: int = _COLUMNS, side: int = _PICTU
 
 def _text_lines(cells: list[Cell]) -> int:
     """Lines under each picture: those of the verdict only where there is one."""
-    judged = any(cell.correct is not None for cell in cells)
+    judged = not cells or any(cell.correct is not None for cell in cells)
     wanted = {"question": True, "answer": judged or any(cell.answer for cell in cells), "prediction": judged}
     return sum(lines for kind, lines in _LINES.items() if wanted[kind])
 

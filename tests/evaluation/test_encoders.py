@@ -128,6 +128,13 @@ def test_weights_that_are_not_there(kind, tmp_path):
         kind(tmp_path)
 
 
+def test_another_models_weights_are_refused(dino, clip):
+    with pytest.raises(UserError, match="cannot be read as ViTModel"):
+        DinoEncoder(clip)
+    with pytest.raises(UserError, match="cannot be read as CLIPModel"):
+        ClipEncoder(dino)
+
+
 def test_a_damaged_picture_is_named(dino, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match="bad.jpg"):
