@@ -31,6 +31,11 @@ class DrawingTask:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def around(before: str, picture: Path, after: str) -> tuple[Any, ...]:
+    """A prompt with a picture in a text. A picture alone would be autoencoded: it is given an empty text."""
+    return tuple(part for part in (before, picture, after) if part) if before or after else (picture, "")
+
+
 Pictures = Callable[[DrawingTask], list[Image.Image]]  # those that were drawn for a task
 
 

@@ -108,7 +108,7 @@ def _score(benchmark: DrawingBenchmark, pictures: DrawnPictures, judges: Judges)
 
 def _write_pictures(recipe: Recipe, benchmark: DrawingBenchmark, pictures: DrawnPictures) -> None:
     folder = Path(recipe.run.dir)
-    benchmark.write_layout(folder / "samples" / recipe.name, benchmark.tasks, pictures.read)
+    benchmark.write_layout(folder / "samples" / Path(recipe.name).stem, benchmark.tasks, pictures.read)
     if recipe.evaluation.grid:
         path = folder / "generation" / benchmark.name / "step=0000000.png"
         path.parent.mkdir(parents=True, exist_ok=True)

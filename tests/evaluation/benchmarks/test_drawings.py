@@ -125,6 +125,7 @@ def test_dreambench_plus_without_a_caption(tmp_path):
 def test_the_picture_takes_the_place_of_subject_and_article(tmp_path):
     assert with_picture("Photo of the cat, catlike", "cat", tmp_path) == ("Photo of ", tmp_path, ", catlike")
     assert with_picture("Snow on A Cat", "cat", tmp_path) == ("Snow on ", tmp_path)
+    assert with_picture("A cat", "cat", tmp_path) == (tmp_path, "")  # else it would be autoencoded
 
 
 def test_cobsat_prompts(tmp_path):
