@@ -32,13 +32,20 @@ def draw_grid(cells: Iterable[Cell], columns: int = _COLUMNS, side: int = _PICTU
     cells = list(cells)
     width = side + 2 * _MARGIN
     columns = max(1, min(columns, len(cells)))
-    height = side + _LINE * sum(_LINES.values()) + 2 * _MARGIN
+    height = side + _LINE * _text_lines(cells) + 2 * _MARGIN
     sheet = Image.new("RGB", (columns * width, -(-max(1, len(cells)) // columns) * height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
     for index, cell in enumerate(cells):
         _draw_cell(sheet, draw, font, cell, index % columns * width, index // columns * height, side)
     return sheet
+
+
+def _text_lines(cells: list[Cell]) -> int:
+    """Lines under each picture: those of the verdict only where there is one."""
+    judged = not cells or any(cell.correct is not None for cell in cells)
+    wanted = {"question": True, "answer": judged or any(cell.answer for cell in cells), "prediction": judged}
+    return sum(lines for kind, lines in _LINES.items() if wanted[kind])
 
 
 def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, left: int, top: int, side: int):

@@ -31,6 +31,11 @@ class DrawingTask:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
+def around(before: str, picture: Path, after: str) -> tuple[Any, ...]:
+    """A prompt with a picture in a text. A picture alone would be autoencoded: it is given an empty text."""
+    return tuple(part for part in (before, picture, after) if part) if before or after else (picture, "")
+
+
 Pictures = Callable[[DrawingTask], list[Image.Image]]  # those that were drawn for a task
 
 
@@ -61,6 +66,10 @@ class DrawingBenchmark(ABC):
         """Figures of all tasks, by default the means, and those of each."""
         rows = [self.task_figures(task, pictures(task), judges) for task in tasks]
         return averaged(rows), rows
+
+    def left_out(self, judges: Judges) -> dict[str, str]:
+        """Figures that cannot be had, and why."""
+        return dict(judges.left_out)
 
     def write_layout(self, folder: Path, tasks: Sequence[DrawingTask], pictures: Pictures) -> None:
         """Write the pictures as the benchmark's own tools expect them, where it has such."""

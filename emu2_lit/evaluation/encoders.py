@@ -125,7 +125,7 @@ class Judges:
 
     Attributes:
         inception: features of uint8 pictures (n, 3, height, width), for FID and KID.
-        left_out: figure -> why it cannot be had.
+        left_out: figure of an encoder -> why it cannot be had.
     """
 
     encoders: list[PictureEncoder]
@@ -154,12 +154,8 @@ def open_judges(settings: EncoderSettings, model: nn.Module, processor: Any, dev
         judges.encoders.append(TowerEncoder(model, processor))
     if settings.inception:
         judges.inception = load_inception(settings.inception).to(device)
-    for figures, key, given in (
-        ("dino", "dino", settings.dino),
-        ("clip_i, clip_t", "clip", settings.clip),
-        ("fid, kid", "inception", settings.inception),
-    ):
-        if not given:
+    for figures, key in (("dino", "dino"), ("clip_i, clip_t", "clip")):
+        if not getattr(settings, key):
             judges.left_out[figures] = f"evaluation.encoders.{key} names no weights"
     return judges
 
@@ -193,9 +189,14 @@ def _in_passes(encode, pixels: list[Tensor]) -> Tensor:
 
 def _from_disk(kind: type, folder: str | Path, **settings: Any) -> Any:
     """A model or tokenizer of transformers; nothing is downloaded."""
-    path = Path(folder) if Path(folder).exists() else local_folder(str(folder))
+    path = Path(folder).expanduser()
+    path = path if path.exists() else local_folder(str(folder))
     try:
-        loaded = kind.from_pretrained(path, local_files_only=True, **settings)
+        if not issubclass(kind, nn.Module):
+            return kind.from_pretrained(path, local_files_only=True, **settings)
+        loaded, found = kind.from_pretrained(path, local_files_only=True, output_loading_info=True, **settings)
     except Exception as error:  # libraries raise errors of every kind on damaged or other models' files
         raise UserError(f"{path}: cannot be read as {kind.__name__} ({error})") from error
-    return loaded.eval() if isinstance(loaded, nn.Module) else loaded
+    if missing := sorted(found["missing_keys"]):  # the library would judge with random weights
+        raise UserError(f"{path}: cannot be read as {kind.__name__}: {len(missing)} weights are missing, {missing[0]}")
+    return loaded.eval()

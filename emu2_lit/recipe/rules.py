@@ -139,6 +139,9 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
         for number, part in enumerate(prompt.parts):
             if part.image is not None:
                 yield f"callbacks.drawings.prompts.{place}.parts.{number}.image", part.image
+    for key, value in vars(recipe.evaluation.encoders).items():
+        if isinstance(value, str) and (key == "inception" or _is_local(value)):
+            yield f"evaluation.encoders.{key}", value
     if recipe.resume not in ("auto", "never"):
         yield "resume", recipe.resume
 

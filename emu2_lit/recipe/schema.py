@@ -117,7 +117,7 @@ class PromptPartSection:
 class PromptSection:
     """What is drawn, in reading order."""
 
-    parts: list[PromptPartSection] = field(default_factory=list)  # texts, pictures and boxes
+    parts: list[PromptPartSection] = field(default_factory=list)  # one picture alone is drawn from its own embeddings
 
 
 @dataclass

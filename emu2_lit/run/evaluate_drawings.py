@@ -102,13 +102,13 @@ def _score(benchmark: DrawingBenchmark, pictures: DrawnPictures, judges: Judges)
         benchmark.name, benchmark.compared_with, len(rows), len(rows) * benchmark.pictures_per_task,
         {name: value if math.isfinite(value) else None for name, value in figures.items()},
         {name: mean_interval(values) for name, values in columns.items() if all(map(math.isfinite, values))},
-        DRAWINGS.get(benchmark.name, {}), dict(judges.left_out),
+        DRAWINGS.get(benchmark.name, {}), benchmark.left_out(judges),
     )  # fmt: skip
 
 
 def _write_pictures(recipe: Recipe, benchmark: DrawingBenchmark, pictures: DrawnPictures) -> None:
     folder = Path(recipe.run.dir)
-    benchmark.write_layout(folder / "samples" / recipe.name, benchmark.tasks, pictures.read)
+    benchmark.write_layout(folder / "samples" / Path(recipe.name).stem, benchmark.tasks, pictures.read)
     if recipe.evaluation.grid:
         path = folder / "generation" / benchmark.name / "step=0000000.png"
         path.parent.mkdir(parents=True, exist_ok=True)

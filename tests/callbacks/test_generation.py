@@ -2,11 +2,13 @@
 
 import json
 import os
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from lightning import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -84,6 +86,43 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path, pictures, prompts
     assert plain_trainer.callback_metrics["val/loss"] == trainer.callback_metrics["val/loss"]
 
 
+def test_random_states_and_modes_are_as_before(tmp_path, pictures, prompts):  # noqa: F811
+    class Careless(Emu2VisualDecoder):
+        """Draws numbers from everybody's generators."""
+
+        def forward(self, *args, **kwargs):
+            torch.rand(1), np.random.rand(), random.random()
+            return super().forward(*args, **kwargs)
+
+    class Look(Callback):
+        def __init__(self, seen):
+            self.seen = seen
+
+        def on_train_batch_end(self, trainer, module, *_):
+            modes = [part.training for part in module.modules()]
+            self.seen.append((torch.random.get_rng_state().tolist(), np.random.rand(), random.getstate(), modes))
+            np.random.seed(0)
+
+    before, after = [], []
+    np.random.seed(0)
+    decoder = Careless(Emu2DecoderConfig.preset("tiny"))
+    draws = GenerationSamples(prompts, decoder, QUICK, every_n_steps=1)
+    fit(tmp_path, pictures, Look(before), draws, Look(after))
+    assert before == after and len(before) == 2
+    assert any(any(modes) for *_, modes in before)
+
+
+def test_without_its_adapters_a_tuned_model_is_untouched(tmp_path, pictures, prompts):  # noqa: F811
+    trainer, _ = fit(tmp_path / "first", pictures, lr=0.1)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    draws = GenerationSamples(prompts, tiny_decoder, QUICK)
+    fit(tmp_path, pictures, draws, steps=3, resume=tmp_path / "two.ckpt")
+    generator, expected = Emu2Generator(make_model(), processor(), tiny_decoder()), DrawnPictures(tmp_path / "own", 1)
+    draws.draw_anew(generator, draws.tasks, expected)
+    for one, other in zip(drawings(tmp_path, "samples/base"), _read(expected, draws), strict=True):
+        assert np.abs(one - other).max() <= 1
+
+
 def test_sheets_go_to_tensorboard_and_onto_the_page(tmp_path, pictures, prompts, benchmark):  # noqa: F811
     watching = [
         GenerationSamples(prompts, tiny_decoder, QUICK, every_n_steps=2, run_dir=tmp_path),
@@ -159,6 +198,15 @@ def test_low_precision(tmp_path, pictures, prompts, precision):  # noqa: F811
     samples = GenerationSamples(prompts, lambda: tiny_decoder().to(torch.bfloat16), QUICK)
     fit(tmp_path, pictures, samples, steps=1, precision=precision)
     assert (tmp_path / "generation" / "samples" / "step=0000001.png").is_file()
+
+
+def test_a_run_that_is_stopped_does_not_stay_to_draw(tmp_path, pictures, prompts):  # noqa: F811
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = True
+
+    fit(tmp_path, pictures, Stop(), GenerationSamples(prompts, tiny_decoder, QUICK), steps=3)
+    assert [path.name for path in (tmp_path / "drawings" / "samples").iterdir()] == ["base"]
 
 
 def test_a_dry_run_draws_nothing(tmp_path, pictures, prompts, benchmark):  # noqa: F811

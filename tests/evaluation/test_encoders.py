@@ -115,9 +115,9 @@ def test_judges_are_what_the_settings_name(dino, clip):
     model, processor = Emu2ForConditionalGeneration(config), Emu2Processor.for_config(config)
     judges = open_judges(EncoderSettings(dino=str(dino), clip=str(clip)), model, processor, "cpu")
     assert [one.picture_metric for one in judges.encoders] == ["dino", "clip_i", "embedding_cosine"]
-    assert judges.left_out.keys() == {"fid, kid"}
+    assert judges.left_out == {}
     nothing = open_judges(EncoderSettings(tower=False), model, processor, "cpu")
-    assert not nothing.encoders and set(nothing.left_out) == {"dino", "clip_i, clip_t", "fid, kid"}
+    assert not nothing.encoders and set(nothing.left_out) == {"dino", "clip_i, clip_t"}
 
 
 @pytest.mark.parametrize("kind", [DinoEncoder, ClipEncoder])
@@ -126,6 +126,13 @@ def test_weights_that_are_not_there(kind, tmp_path):
         kind("nobody/nothing")
     with pytest.raises(UserError, match="cannot be read as"):
         kind(tmp_path)
+
+
+def test_another_models_weights_are_refused(dino, clip):
+    with pytest.raises(UserError, match="cannot be read as ViTModel"):
+        DinoEncoder(clip)
+    with pytest.raises(UserError, match="cannot be read as CLIPModel"):
+        ClipEncoder(dino)
 
 
 def test_a_damaged_picture_is_named(dino, tmp_path):

@@ -65,13 +65,22 @@ def test_missing_folders_of_generation_are_named(recipe_file):
 def test_missing_files_are_named(recipe_file):
     drawings = "callbacks.drawings.prompts=[{parts: [{text: like}, {image: dog.jpg}]}]"
     recipe = recipes.load(
-        recipe_file(), ["model.tokenizer=./tokenizer.model", "resume=old.ckpt", "model.decoder=./gen", drawings]
+        recipe_file(),
+        [
+            "model.tokenizer=./tokenizer.model",
+            "resume=old.ckpt",
+            "model.decoder=./gen",
+            drawings,
+            "evaluation.encoders={dino: ./dino, clip: openai/clip, inception: fid.pth}",
+        ],
     )
     assert recipes.missing_files(recipe) == [
         "data.sources.0.path: no such file or folder: chats.json",
         "model.tokenizer: no such file or folder: ./tokenizer.model",
         "model.decoder: no such file or folder: ./gen",
         "callbacks.drawings.prompts.0.parts.1.image: no such file or folder: dog.jpg",
+        "evaluation.encoders.dino: no such file or folder: ./dino",
+        "evaluation.encoders.inception: no such file or folder: fid.pth",
         "resume: no such file or folder: old.ckpt",
     ]
 

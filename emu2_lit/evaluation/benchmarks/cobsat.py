@@ -18,7 +18,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks.files import pictures_in
 from emu2_lit.evaluation.cobsat import cobsat_scores, judge_by_choice
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask
-from emu2_lit.evaluation.encoders import Judges
+from emu2_lit.evaluation.encoders import Judges, PictureEncoder
 from emu2_lit.samples.seeding import hash_seed
 
 SHOTS = (2, 4, 6, 8)
@@ -46,9 +46,8 @@ class CoBSAT(DrawingBenchmark):
         ]
 
     def task_figures(self, task: DrawingTask, drawn: list[Image.Image], judges: Judges) -> dict[str, float]:
-        reader = next((one for one in judges.encoders if one.text_metric), None)
+        reader = _reader(judges)
         if reader is None:
-            judges.left_out.setdefault("total, latent, non_latent", "no encoder that reads texts was given (CLIP)")
             return {}
         vector = reader.pictures(drawn)[0]
 
@@ -57,6 +56,14 @@ class CoBSAT(DrawingBenchmark):
 
         words = (task.extra[name] for name in ("latent", "said", "latent_options", "said_options"))
         return cobsat_scores([judge_by_choice(drawn[0], *words, choose)])
+
+    def left_out(self, judges: Judges) -> dict[str, str]:
+        why = "evaluation.encoders.clip names no weights, and it takes an encoder that reads texts"
+        return {} if _reader(judges) else {"total, latent, non_latent": why}
+
+
+def _reader(judges: Judges) -> PictureEncoder | None:
+    return next((one for one in judges.encoders if one.text_metric), None)
 
 
 def read_grids(root: Path) -> dict[str, Grid]:

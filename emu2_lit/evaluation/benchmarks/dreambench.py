@@ -13,7 +13,7 @@ from PIL import Image
 
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks.files import first_of, pictures_in
-from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask, around
 from emu2_lit.evaluation.encoders import Judges
 from emu2_lit.evaluation.likeness import alike, diversity
 
@@ -97,7 +97,7 @@ def _task(subject: str, noun: str, number: int, prompt: str, root: Path, against
     shown = next((file for file in found if file.stem == KEPT.get(subject)), found[0])
     before, after = reworded(prompt).split("{}")
     return DrawingTask(
-        id=f"{subject}/{number:02d}", prompt=tuple(part for part in (before, shown, after) if part),
+        id=f"{subject}/{number:02d}", prompt=around(before, shown, after),
         text=prompt.replace("{}", noun), references=tuple(found if against_all else [shown]),
         extra={"subject": subject, "shown": shown.name},
     )  # fmt: skip

@@ -13,7 +13,7 @@ from PIL import Image
 
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks.files import need, pictures_in
-from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask, Pictures
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark, DrawingTask, Pictures, around
 from emu2_lit.evaluation.encoders import Judges, read
 from emu2_lit.evaluation.likeness import alike
 from emu2_lit.model.weight_writing import whole_file
@@ -62,7 +62,7 @@ def with_picture(text: str, subject: str, picture: Path) -> tuple[str | Path, ..
     """The text with the picture in the place of its subject and its article; before it where it names none."""
     found = re.search(rf"\b(?:(?:an?|the)\s+)?{re.escape(subject)}\b", text, re.IGNORECASE)
     before, after = (text[: found.start()], text[found.end() :]) if found else ("", f" {text}")
-    return tuple(part for part in (before, picture, after) if part)
+    return around(before, picture, after)
 
 
 BENCHMARKS = {"dreambench_plus": DreamBenchPlus}

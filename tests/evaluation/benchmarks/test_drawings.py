@@ -125,6 +125,7 @@ def test_dreambench_plus_without_a_caption(tmp_path):
 def test_the_picture_takes_the_place_of_subject_and_article(tmp_path):
     assert with_picture("Photo of the cat, catlike", "cat", tmp_path) == ("Photo of ", tmp_path, ", catlike")
     assert with_picture("Snow on A Cat", "cat", tmp_path) == ("Snow on ", tmp_path)
+    assert with_picture("A cat", "cat", tmp_path) == (tmp_path, "")  # else it would be autoencoded
 
 
 def test_cobsat_prompts(tmp_path):
@@ -165,7 +166,7 @@ def test_cobsat_judges_both_words(tmp_path):
 def test_cobsat_needs_an_encoder_that_reads(tmp_path):
     opened, judges = open_benchmark("cobsat_2", cobsat_folder(tmp_path), limit=2), Judges([])
     figures, rows = opened.score(opened.tasks, lambda task: [plain("red")], judges)
-    assert figures == {} and rows == [{}, {}] and "CLIP" in judges.left_out["total, latent, non_latent"]
+    assert figures == {} and rows == [{}, {}] and "clip" in opened.left_out(judges)["total, latent, non_latent"]
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,7 @@ def test_autoencoding(tmp_path):
     figures, rows = opened.score(opened.tasks, drawn.read, colour_judges(inception=ColourMoments()))
     assert figures["ssim"] == pytest.approx(1) and figures["colour_i"] == pytest.approx(1)
     assert figures["fid"] == pytest.approx(0, abs=1e-6) and abs(figures["kid"]) < 0.5
+    assert opened.left_out(colour_judges()).keys() == {"fid, kid"}
     assert len(rows) == 4 and "fid" not in opened.score(opened.tasks, drawn.read, colour_judges())[0]
 
 
