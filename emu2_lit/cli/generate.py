@@ -136,15 +136,14 @@ def _load(args: argparse.Namespace) -> "Emu2Generator":
 
 def _decoder(args: argparse.Namespace, device: str) -> "Emu2VisualDecoder":
     """First, for it is the smaller part, and mistakes show soon."""
-    from emu2_lit.model import Emu2VisualDecoder
+    from emu2_lit.run.decoder import open_decoder
     from emu2_lit.weights import local_folder
 
     name = args.decoder or args.run
     path = Path(name) if Path(name).exists() else local_folder(name)
     if args.decoder is None and path.is_dir() and not (path / "unet").is_dir():
         raise UserError(f"{path}: has no visual decoder of its own; give one with --decoder, such as Emu2-Gen's folder")
-    read = Emu2VisualDecoder.from_native if path.is_file() else Emu2VisualDecoder.from_pretrained
-    return read(path, device=device, safety_checker=False if args.no_safety_checker else None)
+    return open_decoder(str(path), device=device, safety_checker=False if args.no_safety_checker else None)
 
 
 def _names(out: Path, count: int) -> list[Path]:

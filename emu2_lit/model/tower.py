@@ -11,6 +11,8 @@ PREFIX = "model.visual."
 class Emu2Tower(nn.Module):
     """The tower under its names in the whole model, so that `load_model(..., only=PREFIX)` fills it."""
 
+    _no_split_modules = ["Block"]
+
     def __init__(self, config: Emu2Config):
         super().__init__()
         self.config = config

@@ -52,9 +52,7 @@ class DrawingTuning(TuningModule):
         decoder.vae.float()
         self.model = self._network(decoder).requires_grad_(False)
         trained = getattr(decoder, self.trained_part).requires_grad_(True).float()
-        self.model.train()
-        decoder.eval()
-        trained.train()
+        self.model.train()  # nothing frozen here has dropout or running figures
         if self.activation_checkpointing:
             trained.enable_gradient_checkpointing()
 
