@@ -13,7 +13,7 @@ from datamodules.sources import Source, open_sources
 from emu2_lit.samples.encoding import IGNORE, Encoded, encode
 from emu2_lit.samples.render import marked
 from emu2_lit.samples.sample import BadSample, Sample
-from emu2_lit.settings import GenerationSettings, SourceSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings
 
 PERCENTILES = (0, 50, 90, 99, 100)
 
@@ -63,6 +63,7 @@ def check(
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     learn_pictures: bool = False,
     generation: GenerationSettings | None = None,
+    pictures: PictureSettings | None = None,
 ) -> CheckReport:
     """Import and encode every sample of the sources, pictures included.
 
@@ -71,9 +72,10 @@ def check(
         progress: wraps the indexes of each source, for a progress bar.
         learn_pictures: show documents as the unified objective learns them, in its first epoch.
         generation: show samples as generation tuning learns them, likewise.
+        pictures: show samples as the visual decoder learns them, likewise; with `size`.
     """
     sources = open_sources(settings)
-    rules = rules_for(processor, max_length, learn_pictures=learn_pictures, generation=generation)
+    rules = rules_for(processor, max_length, learn_pictures=learn_pictures, generation=generation, pictures=pictures)
     report = CheckReport({source.name: len(source) for source in sources})
     report.left_out = {source.name: source.left_out for source in sources if source.left_out}
     lengths: list[int] = []

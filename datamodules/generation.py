@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 from datamodules.documents import DocumentRules, shuffled
+from datamodules.pictures import PictureRules
 from emu2_lit.errors import UserError
 from emu2_lit.model.boxes import Corners
 from emu2_lit.model.subjects import Subject
@@ -19,7 +20,7 @@ from emu2_lit.model.video import pictures_of
 from emu2_lit.samples.drawn import SubjectCrop, TargetPicture
 from emu2_lit.samples.sample import BadSample, Part, Sample
 from emu2_lit.samples.seeding import hash_seed
-from emu2_lit.settings import GenerationSettings, SourceSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,11 @@ def background_files(folder: str) -> list[Path]:
 
 def rules_for(
     processor: Any, max_length: int, seed: int = 0, learn_pictures: bool = False,
-    generation: GenerationSettings | None = None,
-) -> DocumentRules | GenerationRules:  # fmt: skip
-    """How documents are learned; `generation` makes them samples of generation tuning."""
+    generation: GenerationSettings | None = None, pictures: PictureSettings | None = None,
+) -> DocumentRules | GenerationRules | PictureRules:  # fmt: skip
+    """How documents are learned; `generation` makes them samples of generation tuning, `pictures` of the decoder's."""
+    if pictures is not None:
+        return PictureRules(processor, max_length, pictures, seed)
     if generation is None:
         return DocumentRules(processor, max_length, seed, learn_pictures)
     return GenerationRules(processor, max_length, seed, generation)

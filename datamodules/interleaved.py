@@ -1,9 +1,10 @@
-"""Data for the objectives that learn pictures: documents (paper, supplement B.1), and what is to be drawn (D.1)."""
+"""Data for the objectives that learn pictures: documents (paper, supplement B.1), what is to be drawn (D.1), and
+pictures alone (B.3)."""
 
 from typing import Any
 
 from datamodules.chat import ChatDataModule
-from emu2_lit.settings import GenerationSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings
 
 
 class InterleavedDataModule(ChatDataModule):
@@ -20,3 +21,11 @@ class GenerationDataModule(ChatDataModule):
 
     def __init__(self, *args: Any, generation: GenerationSettings | None = None, **kwargs: Any):
         super().__init__(*args, generation=generation or GenerationSettings(), **kwargs)
+
+
+class PictureDataModule(ChatDataModule):
+    """The same order, batches and state as ChatDataModule's; of every sample a square of its last picture is learned,
+    by the rules of `datamodules/pictures.py`. Arguments are those of ChatDataModule; `pictures.size` is given."""
+
+    def __init__(self, *args: Any, pictures: PictureSettings, **kwargs: Any):
+        super().__init__(*args, pictures=pictures, **kwargs)

@@ -44,7 +44,8 @@ class OptimizerSettings:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # decay of the two moments
     eps: float = 1e-6  # keeps the division by the second moment finite
     weight_decay: float = 0.0  # on matrices only; the paper gives none
-    warmup_steps: int = 100  # optimizer steps of linear warm-up
+    warmup_steps: int = 100  # optimizer steps of warm-up
+    warmup: Literal["linear", "log"] = "linear"  # its curve; log: of the step's logarithm (paper: the decoder's)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
     min_lr_ratio: float = 0.0  # the schedule ends at this share of the peak
     fused: bool = False  # one kernel for the whole update
@@ -94,6 +95,15 @@ class SourceSettings:
     min_quality: float | None = None  # subjects200k: pairs judged lower in any respect are left out (usual: 5)
     noun: str | None = None  # folder of one subject: what it is, such as dog; null: the folder's name
     prior: str | None = None  # folder of one subject: a folder of others of its kind, learned from text alone
+
+
+@dataclass
+class PictureSettings:
+    """What the visual decoder learns of a picture: a square, scaled and cut at random."""
+
+    size: int | None = None  # pixels of its side; null: those of the decoder (paper: 1024)
+    min_size: int = 0  # pixels of the picture's shorter side; smaller ones go to the ledger (paper: 512)
+    max_scale: float = 1.0  # the shorter side is made 1 to so many times `size`, at random (paper: not how much)
 
 
 @dataclass

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
-from emu2_lit.recipe import DataSection, GenerationSection, SourceSection, TuningSection
+from emu2_lit.recipe import DataSection, GenerationSection, PictureSection, SourceSection, TuningSection
 
 OBJECTIVES = get_args(get_type_hints(TuningSection)["objective"])
 LISTED = 20  # bad samples printed; --json has all
@@ -52,9 +52,19 @@ def check_files(args: argparse.Namespace) -> int:
         progress=_progress,
         learn_pictures=args.objective == "unified",
         generation=GenerationSection() if args.objective == "generation" else None,
+        pictures=_pictures(args),
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
     return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0
+
+
+def _pictures(args: argparse.Namespace) -> PictureSection | None:
+    """What is cut out of pictures for the decoder of the preset's size; its pixels stay uncounted."""
+    if args.objective not in ("decoder", "autoencoder"):
+        return None
+    from emu2_lit.model import Emu2Config
+
+    return PictureSection(size=Emu2Config.preset(args.preset).vision_config.image_size)
 
 
 def convert_annotations(args: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ DECODER_PRESETS: dict[str, dict[str, Any]] = {
             projection_class_embeddings_input_dim=64 + _SIZES * 8,
         ),
         vae=dict(
-            sample_size=56, latent_channels=4, block_out_channels=[16, 16, 32], layers_per_block=1, norm_num_groups=8,
+            sample_size=56, latent_channels=4, block_out_channels=[8, 16, 32], layers_per_block=1, norm_num_groups=4,
             down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
         ),
         scheduler=_SCHEDULER,

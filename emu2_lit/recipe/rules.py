@@ -13,7 +13,7 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
-    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules, _drawing_rules)
+    rules = (_model_rules, _tuning_rules, _decoder_rules, _data_rules, _step_rules, _drawing_rules)
     return [message for rule in rules for message in rule(recipe)]
 
 
@@ -46,6 +46,22 @@ def _tuning_rules(recipe: Recipe) -> Iterator[str]:
             yield "tuning.frozen: every part is frozen, so nothing would train"
     elif not tuning.lora.targets:
         yield "tuning.lora.targets: is empty, so nothing would train"
+
+
+def _decoder_rules(recipe: Recipe) -> Iterator[str]:
+    objective = recipe.tuning.objective
+    if objective not in ("decoder", "autoencoder"):
+        return
+    if not recipe.model.decoder:
+        yield f"model.decoder: objective {objective} trains it; give a folder, or a preset such as tiny"
+    if recipe.tuning.method == "lora":
+        yield f"tuning.method: objective {objective} trains in full; set tuning.method=full"
+    if recipe.callbacks.answers:
+        yield f"callbacks.answers: objective {objective} has no answers; set callbacks.answers=null"
+    if recipe.evaluation.benchmarks:
+        yield f"evaluation.benchmarks: objective {objective} answers no questions; remove them"
+    if objective == "autoencoder" and not recipe.data.validation:
+        yield "data.validation: objective autoencoder measures the scale of the latents there; give a source"
 
 
 def _data_rules(recipe: Recipe) -> Iterator[str]:

@@ -14,6 +14,7 @@ from emu2_lit.settings import EncoderSettings as EncoderSection
 from emu2_lit.settings import GenerationSettings as GenerationSection
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
+from emu2_lit.settings import PictureSettings as PictureSection
 from emu2_lit.settings import SourceSettings as SourceSection
 from emu2_lit.settings import TypeSettings as TypeSection
 
@@ -31,7 +32,7 @@ class ModelSection:
     preset: Preset | None = None  # sizes; null: those recorded with the weights. Alone: random weights
     weights: str | None = None  # folder, native file, hub name, finished run, or recipe (run first)
     tokenizer: str | None = None  # tokenizer.model or its folder; null: beside the weights, else the tiny one
-    decoder: str | None = None  # draws: folder (Emu2-Gen's), native file, or preset with random weights (tiny)
+    decoder: str | None = None  # draws: folder (Emu2-Gen's), native file, run, recipe, or preset with random weights
     adapter: str | None = None  # a LoRA folder to go on from
     dtype: Dtype = "bfloat16"  # of the weights that do not train; those that train are kept in float32
     quantization: Literal["nf4"] | None = None  # nf4: the LM in 4 bits with bitsandbytes (QLoRA)
@@ -42,9 +43,13 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat", "caption", "unified", "generation"] = "chat"  # answers; text; all; last picture
+    # Answers; text; all; the last picture; how to draw embeddings of pictures (model.decoder); its VAE alone.
+    objective: Literal["chat", "caption", "unified", "generation", "decoder", "autoencoder"] = "chat"  # what is learned
     visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
     gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
+    noise_offset: float = 0.1  # decoder: deviation of noise that a whole channel shares (paper: 0.1)
+    condition_drop: float = 0.1  # decoder: share of pictures learned without their embeddings (paper: 0.1)
+    kl_weight: float = 1.0e-6  # autoencoder: how much the latents are held to a unit normal
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
@@ -64,6 +69,7 @@ class DataSection:
     types: list[TypeSection] = field(default_factory=list)  # kinds of data with batch sizes of their own; empty: none
     mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
     generation: GenerationSection = field(default_factory=GenerationSection)  # how subjects are shown
+    pictures: PictureSection = field(default_factory=PictureSection)  # decoder, autoencoder: what is cut out of them
     global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
     micro_batch_size: int = 1  # samples of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
@@ -207,6 +213,9 @@ INFINITY = float("inf")
 RANGES = {  # least and greatest legal number, where a type cannot say it; the items of a list share one entry
     "tuning.visual_loss_weight": (0, INFINITY),
     "tuning.gradient_norm_interval": (0, INFINITY),
+    "tuning.noise_offset": (0, INFINITY),
+    "tuning.condition_drop": (0, 1),
+    "tuning.kl_weight": (0, INFINITY),
     "tuning.lora.rank": (1, INFINITY),
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
@@ -233,6 +242,9 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "data.generation.crop_shift": (0, 0.45),
     "data.generation.max_subjects": (0, INFINITY),
     "data.generation.min_size": (1, INFINITY),
+    "data.pictures.size": (8, INFINITY),
+    "data.pictures.min_size": (0, INFINITY),
+    "data.pictures.max_scale": (1, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),

@@ -1,6 +1,7 @@
 """From a recipe to Lightning's objects: module, datamodule, callbacks, trainer."""
 
 import math
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
 from emu2_lit.model.box_picture import box_picture
-from emu2_lit.modules import OBJECTIVES, TuningModule
-from emu2_lit.recipe.schema import DataSection, EvaluationSection, PromptPartSection, Recipe, TuningSection
-from emu2_lit.run.decoder import open_decoder
+from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
+from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
+from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
@@ -50,15 +51,35 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
         seed=recipe.run.seed,
-        **_of_objective(tuning),
+        **_of_objective(recipe),
     )
 
 
-def _of_objective(tuning: TuningSection) -> dict[str, Any]:
+_OWN_KEYS = {  # of the tuning section, that only one objective takes
+    "unified": ("visual_loss_weight", "gradient_norm_interval"),
+    "decoder": ("noise_offset", "condition_drop"),
+    "autoencoder": ("kl_weight",),
+}
+
+
+def draws(recipe: Recipe) -> bool:
+    """Whether it trains the visual decoder."""
+    return issubclass(OBJECTIVES[recipe.tuning.objective], DrawingTuning)
+
+
+def _of_objective(recipe: Recipe) -> dict[str, Any]:
     """The arguments that only one objective takes."""
-    if tuning.objective != "unified":
-        return {}
-    return {"visual_loss_weight": tuning.visual_loss_weight, "gradient_norm_interval": tuning.gradient_norm_interval}
+    own = {key: getattr(recipe.tuning, key) for key in _OWN_KEYS.get(recipe.tuning.objective, ())}
+    return own | ({"decoder": find_decoder(recipe.model.decoder)} if draws(recipe) else {})
+
+
+def _pictures(recipe: Recipe) -> PictureSection | None:
+    if not draws(recipe):
+        return None
+    wanted, own = recipe.data.pictures, decoder_config(recipe.model.decoder)
+    if wanted.size and wanted.size % own.vae_scale:
+        raise UserError(f"data.pictures.size={wanted.size}: the decoder draws in multiples of {own.vae_scale} pixels")
+    return replace(wanted, size=wanted.size or own.image_size)
 
 
 def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
@@ -83,6 +104,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         mixing=data.mixing,
         learn_pictures=recipe.tuning.objective == "unified",
         generation=data.generation if recipe.tuning.objective == "generation" else None,
+        pictures=_pictures(recipe),
     )
 
 

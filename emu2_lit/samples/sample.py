@@ -80,6 +80,15 @@ class DrawnPicture(Protocol):
         """In RGB; raises BadSample when it cannot be made."""
 
 
+@runtime_checkable
+class SizedPicture(DrawnPicture, Protocol):
+    """A picture as the visual decoder is to draw it, and the six sizes that SDXL takes with it."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Height and width of the whole; top and left of the cut; height and width of the cut."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One piece of a sample.

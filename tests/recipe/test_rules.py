@@ -42,6 +42,10 @@ CONFLICTS = {
         ["data.generation.inline=1"],
         "data.generation.inline: has an effect with tuning.objective=generation",
     ),
+    "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
+    "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
+    "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
+    "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 
