@@ -36,10 +36,10 @@ def test_a_recipe_as_decoder_runs_first_and_its_vae_is_kept(trained):
     second = Emu2VisualDecoder.from_pretrained(trained.directory / "model")
     assert first.vae.config.scaling_factor == second.vae.config.scaling_factor
     assert first.vae.config.scaling_factor == pytest.approx(base["val/latent_scale"], rel=1e-5)
-    same = {
-        part: all(torch.equal(a, b) for a, b in zip(*(getattr(one, part).parameters() for one in (first, second)), strict=True))
-        for part in ("unet", "vae")
-    }  # fmt: skip
+    same = {}
+    for part in ("unet", "vae"):
+        pairs = zip(getattr(first, part).parameters(), getattr(second, part).parameters(), strict=True)
+        same[part] = all(torch.equal(one, other) for one, other in pairs)
     assert same == {"unet": False, "vae": True}
 
 
