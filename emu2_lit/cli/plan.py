@@ -27,8 +27,7 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 def plan(args: argparse.Namespace) -> int:
     from emu2_lit.plan import describe
-    from emu2_lit.recipe import load, read, required_keys
-    from emu2_lit.run.plan import Circumstances
+    from emu2_lit.run.plan import Circumstances, open_recipe
     from emu2_lit.run.plan import plan as make
 
     if args.table:
@@ -39,9 +38,8 @@ def plan(args: argparse.Namespace) -> int:
         raise UserError("plan: name a recipe, or give --table")
     if args.devices is not None and args.devices < 1:
         raise UserError(f"--devices {args.devices}: must be at least 1")
-    later = [f"{key}=later" for key in required_keys(read(args.recipe, args.overrides))]
     made = make(
-        load(args.recipe, args.overrides + later),
+        open_recipe(args.recipe, args.overrides),
         Circumstances(
             devices=args.devices, strategy=args.strategy, optimizer=args.optimizer, memory=args.memory,
             images=args.images, device=args.gpu,

@@ -1,8 +1,9 @@
 """A step without memory: the real code runs on tensors that have shapes and no values, and every storage is counted."""
 
 import weakref
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ class Phase:
         held: bytes held at its end beyond those at its start (less than 0: it frees).
         peak: the most bytes held within it beyond those at its start.
         gradients: the part of `held` that is gradients of weights.
+        let_go: bytes that it frees of what the second block of each kind made, by that block's phase.
         flops: floating-point operations of its matrix products and attention.
     """
 
@@ -40,6 +42,7 @@ class Phase:
     peak: int
     gradients: int
     flops: int
+    let_go: dict[str, int] = field(default_factory=dict)
 
     @property
     def backward(self) -> bool:
@@ -65,6 +68,7 @@ class StepRecorder(TorchDispatchMode):
         self._known: dict[int, weakref.ref] = {}
         self._live = self._peak = self._start = self._flops = 0
         self._name, self._block = "", None
+        self._let_go: Counter = Counter()
         for tensor in self._parameters:
             self.count(tensor)
             if tensor.grad is not None:
@@ -84,25 +88,28 @@ class StepRecorder(TorchDispatchMode):
             self.phases.append(
                 Phase(
                     self._name, self._block, self._live - self._start, self._peak - self._start,
-                    gradients - self._gradients, self._flops,
+                    gradients - self._gradients, self._flops, dict(self._let_go),
                 )
             )  # fmt: skip
         self._name, self._block = name, block
         self._start = self._peak = self._live
-        self._gradients, self._flops = gradients, 0
+        self._gradients, self._flops, self._let_go = gradients, 0, Counter()
 
     def count(self, tensor: Tensor) -> None:
         """Count a tensor's storage, once, for as long as it lives."""
         storage = tensor.untyped_storage()
         key, size = id(storage), storage.nbytes()
         if key not in self._known:
-            self._known[key] = weakref.ref(storage, lambda _: self._gone(key, size))
+            maker = self._name if self._block == 1 else None
+            self._known[key] = weakref.ref(storage, lambda _: self._gone(key, size, maker))
             self._live += size
             self._peak = max(self._peak, self._live)
 
-    def _gone(self, key: int, size: int) -> None:
+    def _gone(self, key: int, size: int, maker: str | None) -> None:
         del self._known[key]
         self._live -= size
+        if maker and (self._name, self._block) != (maker, 1):
+            self._let_go[maker] += size
 
     def _gradient_bytes(self) -> int:
         return sum(tensor.grad.nbytes for tensor in self._parameters if tensor.grad is not None)

@@ -1,5 +1,6 @@
 """A training step of a recipe's module, divided into phases of known memory and work."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -11,6 +12,9 @@ from emu2_lit.model import Emu2Config
 from emu2_lit.plan.network import LM, TOWER
 from emu2_lit.plan.recorder import Phase, StepRecorder
 from emu2_lit.plan.workload import Workload
+
+
+_BACKWARD = "backward of "
 
 
 class Objective(Protocol):
@@ -114,19 +118,20 @@ def unfold(phases: list[Phase], depths: dict[str, int]) -> list[Phase]:
     """The phases of the whole network, from those of a shortened one: the second block stands for all between the
     first and the last."""
     traced = {kind: max((p.block + 1 for p in phases if p.name == kind), default=0) for kind in depths}
+    missing = {kind: depths[kind] - count for kind, count in traced.items() if count}
     whole = []
     for phase in phases:
-        kind = phase.name.removeprefix("backward of ")
-        missing = depths[kind] - traced[kind] if kind in depths and traced[kind] else 0
-        if phase.block is None or not missing or phase.block == 0:
-            whole.append(phase)
-        elif phase.block == traced[kind] - 1:
-            whole.append(_at(phase, phase.block + missing))
+        kind = _kind(phase)
+        more = missing.get(kind, 0) if phase.block is not None else 0
+        if phase.block == 1 and more:
+            blocks = range(1, more + 2)
+            whole += [replace(phase, block=block) for block in (reversed(blocks) if phase.backward else blocks)]
         else:
-            blocks = range(phase.block, phase.block + missing + 1)
-            whole += [_at(phase, block) for block in (reversed(blocks) if phase.backward else blocks)]
+            # It may also let go of what each block made, as the end of mixed precision does of cast weights.
+            freed = sum(size * missing.get(maker.removeprefix(_BACKWARD), 0) for maker, size in phase.let_go.items())
+            whole.append(replace(phase, block=phase.block + more if phase.block else phase.block, held=phase.held - freed))
     return whole
 
 
-def _at(phase: Phase, block: int) -> Phase:
-    return Phase(phase.name, block, phase.held, phase.peak, phase.gradients, phase.flops)
+def _kind(phase: Phase) -> str:
+    return phase.name.removeprefix(_BACKWARD)

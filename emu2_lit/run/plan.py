@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,6 +64,12 @@ def plan(recipe: Recipe, given: Circumstances | None = None) -> Plan:
     return replace(made, advice=tuple(helpful[:ADVICE]))
 
 
+def open_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
+    """A recipe to plan; what it leaves to the user, such as the data, need not be given yet."""
+    later = [f"{key}=later" for key in recipes.required_keys(recipes.read(name, overrides))]
+    return recipes.load(name, [*overrides, *later])
+
+
 def network_config(model: ModelSection) -> tuple[Emu2Config, str]:
     """The configuration of a recipe's model, with a name for it; weights are not read and need not be there.
 
@@ -74,8 +80,7 @@ def network_config(model: ModelSection) -> tuple[Emu2Config, str]:
     if not weights:
         return Emu2Config.preset(model.preset), model.preset
     if recipes.is_recipe(weights):
-        later = [f"{key}=later" for key in recipes.required_keys(recipes.read(weights))]
-        return network_config(recipes.load(weights, later).model)
+        return network_config(open_recipe(weights).model)
     path = Path(weights).expanduser()
     if not path.exists() and "/" not in weights and (PRETRAINED / weights).is_dir():
         path = PRETRAINED / weights
