@@ -1,6 +1,6 @@
 """What a run will take, before it runs: memory by device, time, disk.
 
-The step itself is taken once on tensors without values (recorder.py, trace.py), with no more than three blocks of each
+The step itself is taken once on tensors without values (recorder.py, tracing.py), with no more than three blocks of each
 kind (network.py), and unfolded to the whole network; strategies are arithmetic on top of it (strategy.py, memory.py).
 """
 
@@ -10,7 +10,7 @@ from emu2_lit.plan.network import depths, measure, meta_model, shortened
 from emu2_lit.plan.plan import GIB, RESERVES, Advice, Plan
 from emu2_lit.plan.report import advice, describe, size
 from emu2_lit.plan.strategy import MOMENTS, STRATEGIES, Layout
-from emu2_lit.plan.trace import trace, unfold
+from emu2_lit.plan.tracing import trace, unfold
 from emu2_lit.plan.workload import Workload
 
 __all__ = [

@@ -44,7 +44,7 @@ class Memory:
 def of_step(
     layout: Layout, phases: list[Phase], *, accumulates: bool, fused: bool = False, gpu: bool = False
 ) -> Memory:
-    """Put the phases of a whole step (`trace.unfold`) onto what the layout holds throughout.
+    """Put the phases of a whole step (`unfold`) onto what the layout holds throughout.
 
     Args:
         accumulates: the gradients stay from one micro-batch to the next; else they are let go before the backward

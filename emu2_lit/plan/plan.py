@@ -66,9 +66,14 @@ class Plan:
         return self.peak + RESERVES[self.gpu]
 
     @property
+    def room(self) -> int:
+        """Bytes that a peak may have to fit."""
+        return (self.available or 0) - RESERVES[self.gpu]
+
+    @property
     def fits(self) -> bool | None:
         """None where the memory of the device is not known."""
-        return None if self.available is None else self.needed <= self.available
+        return None if self.available is None else self.peak <= self.room
 
     @property
     def step_seconds(self) -> float:

@@ -55,14 +55,15 @@ def _verdict(plan: Plan) -> Iterator[str]:
     elif plan.fits:
         yield f"Fits: {size(plan.needed)} ({reserve} of it in reserve) of {size(plan.available)}"
     else:
-        yield f"Does not fit: it takes {size(plan.needed)} ({reserve} of it in reserve), {size(plan.available)} are there"
+        needed, there = size(plan.needed), size(plan.available)
+        yield f"Does not fit: it takes {needed} ({reserve} of it in reserve), {there} are there"
         yield from advice(plan)
 
 
 def advice(plan: Plan) -> Iterator[str]:
-    """The changes that help most, one line each."""
+    """The changes that help, one line each."""
     for one in plan.advice:
-        enough = "fits" if one.peak + RESERVES[plan.gpu] <= (plan.available or 0) else "not enough alone"
+        enough = "fits" if one.peak <= plan.room else "not enough alone"
         yield f"  {one.change}: peak {size(one.peak)}, {size(plan.peak - one.peak)} less ({enough})"
 
 

@@ -60,8 +60,9 @@ def plan(recipe: Recipe, given: Circumstances | None = None) -> Plan:
     if made.fits is not False:
         return made
     found = [Advice(change, _plan(*changed).peak) for change, changed in _changes(recipe, given, made)]
-    helpful = sorted((one for one in found if one.peak < made.peak), key=lambda one: one.peak)
-    return replace(made, advice=tuple(helpful[:ADVICE]))
+    enough = [one for one in found if one.peak <= made.room]  # the least sacrifice first
+    others = sorted((one for one in found if made.room < one.peak < made.peak), key=lambda one: one.peak)
+    return replace(made, advice=tuple([*enough, *others][:ADVICE]))
 
 
 def open_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -203,7 +204,8 @@ def _changes(recipe: Recipe, given: Circumstances, made: Plan) -> Iterator[Chang
         return words, (other, replace(given, **circumstances))
 
     if made.workload.samples > 1:
-        yield changed("data.micro_batch_size=1", lambda r: setattr(r.data, "micro_batch_size", 1))
+        fewer = _fewer_samples(recipe, given, made)
+        yield changed(f"data.micro_batch_size={fewer}", lambda r: setattr(r.data, "micro_batch_size", fewer))
     if not tuning.activation_checkpointing:
         yield changed(
             "tuning.activation_checkpointing=true", lambda r: setattr(r.tuning, "activation_checkpointing", True)
@@ -225,6 +227,14 @@ def _changes(recipe: Recipe, given: Circumstances, made: Plan) -> Iterator[Chang
         twice = 2 * made.layout.devices
         yield changed(f"{twice} devices", lambda r: None, devices=twice)
     if tuning.method == "full":
-        yield changed(
-            "DeepSpeed ZeRO-3 with offload", lambda r: None, strategy="deepspeed_stage_3_offload"
-        )
+        yield changed("DeepSpeed ZeRO-3 with offload", lambda r: None, strategy="deepspeed_stage_3_offload")
+
+
+def _fewer_samples(recipe: Recipe, given: Circumstances, made: Plan) -> int:
+    """The largest micro-batch that fits and divides the present one, else 1: memory is a straight line over samples."""
+    single = copy.deepcopy(recipe)
+    single.data.micro_batch_size = 1
+    least, samples = _plan(single, given).peak, made.workload.samples
+    slope = (made.peak - least) / (samples - 1)
+    most = int((made.room - least) / slope) + 1 if slope > 0 else 1
+    return max((count for count in range(1, samples) if samples % count == 0 and count <= most), default=1)

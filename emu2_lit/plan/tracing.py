@@ -13,7 +13,6 @@ from emu2_lit.plan.network import LM, TOWER
 from emu2_lit.plan.recorder import Phase, StepRecorder
 from emu2_lit.plan.workload import Workload
 
-
 _BACKWARD = "backward of "
 
 
@@ -129,7 +128,9 @@ def unfold(phases: list[Phase], depths: dict[str, int]) -> list[Phase]:
         else:
             # It may also let go of what each block made, as the end of mixed precision does of cast weights.
             freed = sum(size * missing.get(maker.removeprefix(_BACKWARD), 0) for maker, size in phase.let_go.items())
-            whole.append(replace(phase, block=phase.block + more if phase.block else phase.block, held=phase.held - freed))
+            whole.append(
+                replace(phase, block=phase.block + more if phase.block else phase.block, held=phase.held - freed)
+            )
     return whole
 
 
