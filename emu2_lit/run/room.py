@@ -1,5 +1,7 @@
 """Whether the device that a run will use has room for it, before the run."""
 
+import ctypes
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from emu2_lit.plan import RESERVES, STRATEGIES, Plan, advice, size
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.plan import Circumstances, plan
 
+_MMAP_THRESHOLD, _LARGE = -3, 2**20  # M_MMAP_THRESHOLD of malloc.h; bytes from which a tensor is mapped by itself
 _NAMES = {False: ("memory.max", "memory.current"), True: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 
 
@@ -49,6 +52,14 @@ def device_memory(trainer: Trainer) -> int | None:
         free = free_memory()
         return None if free is None else free // max(trainer.num_devices, 1)
     return None
+
+
+def give_back_freed_memory() -> None:
+    """Let large freed tensors go back to the system at once. glibc by itself keeps them in a heap that falls into
+    pieces: a process of the small preset held up to four times what its tensors took."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
+        mallopt(_MMAP_THRESHOLD, _LARGE)
 
 
 def free_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
