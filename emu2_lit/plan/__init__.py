@@ -1,7 +1,8 @@
 """What a run will take, before it runs: memory by device, time, disk.
 
-The step itself is taken once on tensors without values (recorder.py, tracing.py), with no more than three blocks of each
-kind (network.py), and unfolded to the whole network; strategies are arithmetic on top of it (strategy.py, memory.py).
+The step itself is taken once on tensors without values (recorder.py, tracing.py), with no more than three blocks of
+each kind (network.py), and unfolded to the whole network; strategies are arithmetic on top of it (strategy.py,
+memory.py).
 """
 
 from emu2_lit.plan.cost import RATES, Work, work

@@ -125,12 +125,12 @@ def unfold(phases: list[Phase], depths: dict[str, int]) -> list[Phase]:
         if phase.block == 1 and more:
             blocks = range(1, more + 2)
             whole += [replace(phase, block=block) for block in (reversed(blocks) if phase.backward else blocks)]
-        else:
-            # It may also let go of what each block made, as the end of mixed precision does of cast weights.
+        elif phase.block is None:
+            # It may let go of what every block made, as the end of mixed precision does of cast weights.
             freed = sum(size * missing.get(maker.removeprefix(_BACKWARD), 0) for maker, size in phase.let_go.items())
-            whole.append(
-                replace(phase, block=phase.block + more if phase.block else phase.block, held=phase.held - freed)
-            )
+            whole.append(replace(phase, held=phase.held - freed))
+        else:
+            whole.append(replace(phase, block=phase.block + more if phase.block else 0))
     return whole
 
 

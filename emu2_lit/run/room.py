@@ -15,6 +15,7 @@ from emu2_lit.plan import RESERVES, STRATEGIES, Plan, advice, size
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.plan import Circumstances, plan
 
+_WORTH_IT = 2**29  # planned bytes from which freed memory is given back, which costs a little time
 _MMAP_THRESHOLD, _LARGE = -3, 2**20  # M_MMAP_THRESHOLD of malloc.h; bytes from which a tensor is mapped by itself
 _NAMES = {False: ("memory.max", "memory.current"), True: ("memory.limit_in_bytes", "memory.usage_in_bytes")}
 
@@ -31,6 +32,8 @@ def check_memory(recipe: Recipe, trainer: Trainer) -> Plan | None:
     gpu = isinstance(trainer.accelerator, CUDAAccelerator)
     there = available if gpu else available + RESERVES[False]  # this process has started already
     made = plan(recipe, Circumstances(devices=trainer.world_size, memory=there, gpu=gpu))
+    if not gpu and made.peak > _WORTH_IT:
+        give_back_freed_memory()
     if made.fits:
         rank_zero_info(f"Planned peak memory: {size(made.peak)} of {size(available)} ({made.memory.peak.name})")
         return made

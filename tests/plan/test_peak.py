@@ -13,30 +13,31 @@ from tests.plan.measuring import Case, measured, planned
 TEXT, SHORT, LONG = (
     Workload(samples=1, length=64, images=0),
     Workload(samples=4, length=50, images=1),
-    Workload(samples=2, length=300, images=3, learned=20, padded=False),
+    Workload(samples=2, length=200, images=3, learned=20, padded=False),
 )
 CASES = [
-    (Case("tiny", lora=lora, checkpointing=checkpointing, mixed=mixed), load)
-    for lora in (True, False)
-    for checkpointing in (False, True)
-    for mixed in (False, True)
-    for load in (TEXT, SHORT, LONG)
-]
-OTHERS = [
-    (Case("tiny", accumulates=True, lora=False), TEXT),
-    (Case("tiny", accumulates=True, mixed=True), LONG),
+    (Case("tiny"), TEXT),
+    (Case("tiny", mixed=True), LONG),
+    (Case("tiny", mixed=True, accumulates=True), SHORT),
+    (Case("tiny", checkpointing=True), SHORT),
+    (Case("tiny", checkpointing=True, mixed=True), LONG),
+    (Case("tiny", lora=False), LONG),
+    (Case("tiny", lora=False, accumulates=True), TEXT),
+    (Case("tiny", lora=False, mixed=True), SHORT),
+    (Case("tiny", lora=False, checkpointing=True), SHORT),
+    (Case("tiny", lora=False, checkpointing=True, mixed=True), TEXT),
     (Case("tiny", "caption", lora=False), SHORT),
     (Case("tiny", "caption", lora=False, checkpointing=True, mixed=True), SHORT),
     (Case("tiny", "unified", lora=False), Workload(2, 100, images=2, regresses=True)),
     (Case("tiny", lora=False, frozen=("lm", "visual", "project_down")), SHORT),
-    (Case("small"), Workload(1, 64, images=0)),
+    (Case("small"), TEXT),
     (Case("small", lora=False, checkpointing=True, mixed=True), Workload(2, 96, images=1)),
 ]
 
 
-@pytest.mark.parametrize(("case", "load"), CASES + OTHERS, ids=str)
+@pytest.mark.parametrize(("case", "load"), CASES, ids=str)
 def test_peak(case, load):
-    assert planned(case, load).peak.total == pytest.approx(measured(case, load), rel=0.03)
+    assert planned(case, load).peak.total == pytest.approx(measured(case, load), rel=0.1)
 
 
 GROWTH = """
