@@ -1,6 +1,6 @@
 """What a run will take, before it runs: memory by device, time, disk.
 
-The step itself is taken once on tensors without values (recorder.py, tracing.py), with no more than three blocks of
+The step itself is taken once on tensors without values (recorder.py, tracing.py), with no more than four blocks of
 each kind (network.py), and unfolded to the whole network; strategies are arithmetic on top of it (strategy.py,
 memory.py).
 """

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration
 
-TRACED = 3  # blocks: the first, the last and one like all others
+TRACED = 4  # blocks: the first, one like all others, and the last two, of which one holds the other's input
 TOWER, LM, REST = "tower block", "LM block", "rest"
 _BLOCK = re.compile(r"(visual\.blocks|lm\.model\.layers)\.(\d+)\.")
 _KINDS = {"visual.blocks": TOWER, "lm.model.layers": LM}

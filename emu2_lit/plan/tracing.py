@@ -115,7 +115,7 @@ def _watch_blocks(blocks: nn.ModuleList, kind: str, recorder: StepRecorder, afte
 
 def unfold(phases: list[Phase], depths: dict[str, int]) -> list[Phase]:
     """The phases of the whole network, from those of a shortened one: the second block stands for all between the
-    first and the last."""
+    first and the last two."""
     traced = {kind: max((p.block + 1 for p in phases if p.name == kind), default=0) for kind in depths}
     missing = {kind: depths[kind] - count for kind, count in traced.items() if count}
     whole = []

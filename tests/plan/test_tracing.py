@@ -1,4 +1,4 @@
-"""The step without memory: three blocks stand for all, and its work is what theory says."""
+"""The step without memory: four blocks stand for all, and its work is what theory says."""
 
 from types import SimpleNamespace
 
@@ -34,7 +34,7 @@ def phases(case: Case, config: Emu2Config, load: Workload):
     ],
     ids=str,
 )
-def test_three_blocks_tell_of_all(case):
+def test_four_blocks_tell_of_all(case):
     whole, load = case.config, Workload(2, 200, images=2)
     traced = phases(case, whole, load)
     short = phases(case, planning.shortened(whole), load)
