@@ -87,7 +87,7 @@ def test_where_the_size_comes_from(caption_model):
 def test_fit_refuses_what_cannot_fit(tmp_path, digits, monkeypatch):
     recipe = short("quickstart/caption", tmp_path, f"data.folder={digits.parent}", "trainer.max_steps=1")
     assert memory.check_memory(recipe, build_trainer(recipe)).fits
-    huge = replace(recipe.data, micro_batch_size=2**20, global_batch_size=2**20)
+    huge = replace(recipe.data, micro_batch_size=2**14, global_batch_size=2**14)
     with pytest.raises(UserError, match=r"does not fit(.|\n)*data.micro_batch_size=(.|\n)*trainer.check_memory=false"):
         fit(replace(recipe, data=huge))
     assert not (tmp_path / "run" / "recipe.yaml").exists()
