@@ -62,7 +62,7 @@ print("growth", status("VmHWM") - before)
 """
 GROWN = [
     (Case("small", lora=False), Workload(2, 96, images=0)),
-    (Case("small"), Workload(2, 256, images=2)),
+    (Case("small"), Workload(1, 200, images=1)),
 ]
 
 
