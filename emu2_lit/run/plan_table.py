@@ -1,5 +1,6 @@
 """The least memory of every shipped training recipe, by number of devices."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from emu2_lit import recipe as recipes
@@ -9,13 +10,13 @@ from emu2_lit.run.plan import Circumstances, open_recipe, plan
 _SMALL = 8 * 2**30  # a run that needs no more is not divided over devices
 
 
-def rows(counts: tuple[int, ...]) -> list[dict[str, Any]]:
+def rows(counts: Sequence[int], names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """By shipped training recipe what a device needs (bytes, and in words), reserve included; on several devices with
     FSDP. None where one device is enough by far."""
-    return [_row(name, counts) for name in recipes.names() if open_recipe(name).data.sources]
+    return [_row(name, counts) for name in names or recipes.names() if open_recipe(name).data.sources]
 
 
-def _row(name: str, counts: tuple[int, ...]) -> dict[str, Any]:
+def _row(name: str, counts: Sequence[int]) -> dict[str, Any]:
     recipe = open_recipe(name)
     needed: list[int | None] = [plan(recipe).needed]
     for count in counts[1:]:
