@@ -190,16 +190,13 @@ class TuningModule(LightningModule):
         passes = self.trainer.accumulate_grad_batches
         learned = {"text": batch["labels"] != IGNORE, "visual": batch.get("visual_targets_mask")}
         counts = {
-            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size
-            for kind in self.kinds
+            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size for kind in self.kinds
         }
         return dict(counts, step=self.global_step, micro_batch=batch_idx % passes, micro_batches=passes)
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""
-        torch.manual_seed(
-            hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63
-        )
+        torch.manual_seed(hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63)
 
     def _log_window(self, shares: dict[str, Tensor], window: dict[str, int]) -> None:
         """Log the losses of the whole global batch, once, at its last micro-batch."""

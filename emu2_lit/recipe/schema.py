@@ -98,6 +98,7 @@ class TrainerSection:
     fast_dev_run: int = 0  # dry run of so many steps; nothing is saved or logged
     deterministic: bool = False  # deterministic kernels only (slower on GPU)
     enable_progress_bar: bool = True  # false: plain lines
+    check_memory: bool = True  # plan the memory first, and do not start what cannot fit (`emu2-lit plan`)
 
 
 @dataclass

@@ -19,6 +19,7 @@ from emu2_lit.modules import DrawingTuning, TuningModule
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
 from emu2_lit.run.farewell import farewell
+from emu2_lit.run.room import check_memory
 
 # Figures that the summary keeps
 _FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
@@ -63,6 +64,8 @@ def fit(recipe: Recipe) -> RunResult:
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
+    if recipe.trainer.check_memory:
+        check_memory(recipe, trainer)
     checkpoint = _resume_from(recipe, folder)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
