@@ -1,6 +1,7 @@
 """The command `emu2-lit`. Each group of commands is one file; heavy libraries load only in those that need them.
 
-Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 130 interrupted, 1 anything else.
+Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 130 interrupted, 1 anything else, and
+where `data compare` finds a difference.
 """
 
 import argparse

@@ -17,7 +17,7 @@ from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
-from emu2_lit.modules.optimization import parameter_groups, schedule
+from emu2_lit.modules.optimization import apply_settings, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
 
@@ -258,6 +258,11 @@ class TuningModule(LightningModule):
         scheduler = schedule(optimizer, settings, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        if self.global_step:
+            groups = parameter_groups(self.model, self.optimizer)
+            apply_settings(self.optimizers(), self.lr_schedulers(), self.optimizer, groups)
+
     # -- checkpoints -----------------------------------------------------------------------------------------
     def trainable_names(self) -> list[str]:
         """Names, in this module's state dict, of what trains."""
@@ -279,3 +284,6 @@ class TuningModule(LightningModule):
                 f"{len(examples)}, such as {', '.join(examples[:5])}. Resume with the recipe that wrote it, or "
                 "start anew with another run.dir"
             )
+        for state in checkpoint.get("optimizer_states", ()):
+            if len(state["param_groups"]) != len(parameter_groups(self.model, self.optimizer)):
+                raise UserError("optimizer.part_lr: other parts have rates of their own than in the checkpoint")

@@ -18,7 +18,7 @@ from emu2_lit.model.loading import read_config
 from emu2_lit.modules import OBJECTIVES, TuningModule
 from emu2_lit.plan import Advice, Layout, Plan, Workload
 from emu2_lit.recipe.schema import ModelSection, Preset, Recipe
-from emu2_lit.run.assemble import build_module
+from emu2_lit.run.assemble import build_module, draws
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.weights import PRETRAINED
 
@@ -49,12 +49,19 @@ class Circumstances:
     device: str | None = None
 
 
+def plannable(recipe: Recipe) -> bool:
+    """Whether it trains, and not the visual decoder."""
+    return bool(recipe.data.sources) and not draws(recipe)
+
+
 def plan(recipe: Recipe, given: Circumstances | None = None) -> Plan:
     """Memory, time and disk of a recipe; where it does not fit, the changes that help most.
 
     Raises:
-        UserError: the size of the network cannot be known, or the strategy is unknown.
+        UserError: the size of the network cannot be known, the strategy is unknown, or the visual decoder is trained.
     """
+    if draws(recipe):
+        raise UserError(f"objective {recipe.tuning.objective}: the visual decoder's memory is not planned")
     given = given or Circumstances()
     made = _plan(recipe, given)
     if made.fits is not False:

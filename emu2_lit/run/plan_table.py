@@ -5,7 +5,7 @@ from typing import Any
 
 from emu2_lit import recipe as recipes
 from emu2_lit.plan import size
-from emu2_lit.run.plan import Circumstances, open_recipe, plan
+from emu2_lit.run.plan import Circumstances, open_recipe, plan, plannable
 
 _SMALL = 8 * 2**30  # a run that needs no more is not divided over devices
 
@@ -13,7 +13,7 @@ _SMALL = 8 * 2**30  # a run that needs no more is not divided over devices
 def rows(counts: Sequence[int], names: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """By shipped training recipe what a device needs (bytes, and in words), reserve included; on several devices with
     FSDP. None where one device is enough by far."""
-    return [_row(name, counts) for name in names or recipes.names() if open_recipe(name).data.sources]
+    return [_row(name, counts) for name in names or recipes.names() if plannable(open_recipe(name))]
 
 
 def _row(name: str, counts: Sequence[int]) -> dict[str, Any]:
