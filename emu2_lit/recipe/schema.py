@@ -283,6 +283,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "evaluation.batch_size": (1, INFINITY),
     "evaluation.stop_below": (0, INFINITY),
     "evaluation.grid": (0, INFINITY),
+    "drawing.batch_size": (1, INFINITY),
     "callbacks.answers.limit": (1, INFINITY),
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),
