@@ -80,7 +80,7 @@ DECODER_PRESETS: dict[str, dict[str, Any]] = {
     ),
     "tiny": dict(
         unet=dict(
-            sample_size=14, in_channels=4, out_channels=4, block_out_channels=[24, 48], layers_per_block=1,
+            sample_size=14, in_channels=4, out_channels=4, block_out_channels=[32, 64], layers_per_block=1,
             down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
             up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"], norm_num_groups=8,
             transformer_layers_per_block=[1, 1], attention_head_dim=[2, 4], use_linear_projection=True,
