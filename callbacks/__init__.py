@@ -2,6 +2,8 @@
 
 from callbacks.answers import GeneratedAnswers
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
+from callbacks.generation_evaluation import GenerationEvaluation
+from callbacks.generation_samples import GenerationSamples
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
 from callbacks.in_context import InContextEvaluation
@@ -14,6 +16,8 @@ from callbacks.what_trains import WhatTrains
 __all__ = [
     "DataLedger",
     "GeneratedAnswers",
+    "GenerationEvaluation",
+    "GenerationSamples",
     "GracefulStop",
     "GradientCheck",
     "InContextEvaluation",

@@ -25,7 +25,7 @@ _CHARTS = {
 _POSITION = re.compile(r"(.+)_position_(\d+)")
 _ANSWERS = 24
 _PAGE = Path(__file__).with_name("report.html")
-_VALIDATION = ("val/", "in_context/", "in_context_base/")
+_VALIDATION = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/")
 
 
 class Report(StepCallback):
@@ -80,6 +80,7 @@ def write_report(run_dir: str | Path) -> Path:
         "charts": _charts(series),
         "samples": _sheet(sheets[-1]) if sheets else "",
         "in_context": _in_context(run_dir / "in_context"),
+        "generation": _generation(run_dir / "generation"),
         "answers": _answers(run_dir / "answers.jsonl"),
         "next": _next_steps(run_dir),
     }.items():
@@ -153,6 +154,24 @@ def _in_context(folder: Path) -> str:
     """The latest curves over shots, and the latest episodes of each benchmark."""
     kinds = [(folder / "curves", "Scores over demonstrations")]
     kinds += [(one, f"Episodes of {one.name}") for one in sorted((folder / "episodes").glob("*"))]
+    return _latest(kinds)
+
+
+def _generation(folder: Path) -> str:
+    """Tables of figures, and the latest sheet of each kind of drawings."""
+    tables = folder / "tables.json"
+    told = json.loads(tables.read_text(encoding="utf-8")) if tables.is_file() else {}
+    html = "".join(f"<h2>{escape(title)}</h2>{_table(rows)}" for title, rows in told.items())
+    return html + _latest([(one, f"Drawings: {one.name}") for one in sorted(folder.glob("*")) if one.is_dir()])
+
+
+def _table(rows: list[list[str]]) -> str:
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    cells = [[f"<{tag}>{escape(cell)}</{tag}>" for cell in row] for tag, row in zip(tags, rows, strict=True)]
+    return "<table class='figures'>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells) + "</table>"
+
+
+def _latest(kinds: list[tuple[Path, str]]) -> str:
     latest = [(sorted(one.glob("step=*.png")), title) for one, title in kinds]
     return "".join(_sheet(sheets[-1], title, title) for sheets, title in latest if sheets)
 

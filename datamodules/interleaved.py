@@ -24,8 +24,8 @@ class GenerationDataModule(ChatDataModule):
 
 
 class PictureDataModule(ChatDataModule):
-    """The same order, batches and state as ChatDataModule's; of every sample a square of its last picture is learned, by
-    the rules of `datamodules/pictures.py`. Arguments are those of ChatDataModule; `pictures.size` is given."""
+    """The same order, batches and state as ChatDataModule's; of every sample a square of its last picture is learned,
+    by the rules of `datamodules/pictures.py`. Arguments are those of ChatDataModule; `pictures.size` is given."""
 
     def __init__(self, *args: Any, pictures: PictureSettings, **kwargs: Any):
         super().__init__(*args, pictures=pictures, **kwargs)

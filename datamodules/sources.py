@@ -121,11 +121,17 @@ def find_files(pattern: str) -> list[Path]:
     found: list[Path] = []
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        matches = [path] if path.exists() else _matches(path, name)
         if not matches:
             raise UserError(f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else ""))
         found += [path / SEEDS if (path / SEEDS).is_file() else path for path in matches]
     return found
+
+
+def _matches(path: Path, name: str) -> list[Path]:
+    """What a pattern matches; one that ends in / folders alone."""
+    pattern = str(path) + "/" * name.endswith("/")
+    return [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
 
 
 def expand_braces(pattern: str) -> list[str]:

@@ -64,6 +64,16 @@ class DrawingSettings:
 
 
 @dataclass
+class EncoderSettings:
+    """What judges drawn pictures; nothing is downloaded."""
+
+    dino: str | None = None  # folder of transformers' ViT: facebook/dino-vits16 (published); null: no DINO score
+    clip: str | None = None  # of a CLIP: openai/clip-vit-base-patch32 (published); null: no CLIP-I and CLIP-T
+    inception: str | None = None  # file of FID's network (needs torch-fidelity); null: no FID and KID
+    tower: bool = True  # the model's own visual encoder, which needs no other weights
+
+
+@dataclass
 class SourceSettings:
     """One file, or set of tars, of samples."""
 

@@ -1,6 +1,7 @@
 """Subjects of a picture: {image, caption, objects: [{phrase, box, mask, image}]}, boxes and outlines in 0..1; drawn.
 
-Everything in an object is optional. Its picture is its own `image` or else is cut out of the picture by box and mask.
+Everything in an object is optional. What it looks like is its own `image`, or else is cut out of the picture by box and
+mask; without a box, by the mask's own bounds. `mask` is a list of outlines, run lengths {size, counts} or a picture.
 `emu2-lit data convert` writes this form.
 """
 
@@ -14,6 +15,7 @@ from datamodules.masks import read_mask
 from emu2_lit.model.boxes import Corners
 from emu2_lit.model.subjects import Subject
 from emu2_lit.samples.drawn import WHOLE, SubjectCrop
+from emu2_lit.samples.masks import Polygons, RunLengths
 from emu2_lit.samples.sample import BadSample, Part, Sample
 
 Span = tuple[int, int]
@@ -37,12 +39,15 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
 
 
 def _subject(one: dict[str, Any], caption: str, taken: list[Span], target: Any, context: Context) -> Subject:
-    phrase, box = one.get("phrase"), None if one.get("box") is None else corners_of(one["box"])
+    phrase, box, mask = one.get("phrase"), one.get("box"), read_mask(one.get("mask"), context)
     if phrase is not None and (not isinstance(phrase, str) or not phrase.strip()):
         raise BadSample(f"the phrase of an object is {phrase!r}")
-    mask = read_mask(one.get("mask"), context)
-    if one.get("image") is not None:
-        picture = SubjectCrop(context.image(one["image"]), WHOLE, mask)
+    own = one.get("image")  # the mask is of this picture, else of the one to be drawn
+    if box is None and own is None and isinstance(mask, Polygons | RunLengths):
+        box = list(mask.bounds or ())
+    box = None if box is None else corners_of(box)
+    if own is not None:
+        picture = SubjectCrop(context.image(own), WHOLE, mask)
     else:
         picture = None if box is None else SubjectCrop(target, box, mask)
     span = None if phrase is None else place_in(caption, phrase.strip(), taken)

@@ -4,6 +4,7 @@ from typing import Any
 
 from datamodules.context import Context
 from datamodules.importers.captions import image_of
+from datamodules.importers.grounded import place_in
 from emu2_lit.model.subjects import Subject
 from emu2_lit.samples.drawn import SideBySide
 from emu2_lit.samples.sample import BadSample, Part, Sample
@@ -25,7 +26,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
 
 
 def _direction(image: Any, item: str, text: str, right: bool) -> tuple[Part, ...]:
-    subject = Subject(item, picture=SideBySide(image, not right))
+    subject = Subject(item, picture=SideBySide(image, not right), span=place_in(text, item, []))
     return Part("text", text), Part("subject", subject), Part("image", SideBySide(image, right), learn=True)
 
 

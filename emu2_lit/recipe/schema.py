@@ -9,6 +9,8 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from emu2_lit.settings import DrawingSettings as DrawingSection
+from emu2_lit.settings import EncoderSettings as EncoderSection
 from emu2_lit.settings import GenerationSettings as GenerationSection
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
@@ -109,10 +111,35 @@ class AnswersSection:
 
 
 @dataclass
+class PromptPartSection:
+    """One piece of a prompt: exactly one of its keys is given."""
+
+    text: str | None = None  # as it stands, nothing is put between pieces
+    image: str | None = None  # a picture's file
+    box: list[float] | None = None  # x1, y1, x2, y2 in 0..1, drawn as a picture of its outline
+
+
+@dataclass
+class PromptSection:
+    """What is drawn, in reading order."""
+
+    parts: list[PromptPartSection] = field(default_factory=list)  # one picture alone is drawn from its own embeddings
+
+
+@dataclass
+class DrawingsSection:
+    """Fixed prompts, drawn by the untouched model once and by the tuned one again and again."""
+
+    prompts: list[PromptSection] = field(default_factory=list)  # each with noise of its own, the same for both
+    every_n_steps: int = 500  # optimizer steps; and at the end
+
+
+@dataclass
 class CallbacksSection:
     """What watches the run."""
 
     answers: AnswersSection | None = field(default_factory=AnswersSection)  # null: generate nothing
+    drawings: DrawingsSection | None = None  # null: draw nothing; needs model.decoder
     gradient_check_steps: int = 8  # steps within which every trained tensor must get a gradient; 0: no check
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
@@ -123,17 +150,17 @@ class CallbacksSection:
 
 @dataclass
 class BenchmarkSection:
-    """Questions with a metric."""
+    """Questions, or prompts to draw, with a metric."""
 
     name: str = "???"  # such as vqav2; `emu2-lit evaluate --list` names all
     path: str = "???"  # the folder of its official files
-    split: str | None = None  # null: the one that the paper reports
+    split: str | None = None  # null: the one that the paper reports; dreambench: one | all references
     limit: int | None = None  # only so many questions, spread evenly
 
 
 @dataclass
 class EvaluationSection:
-    """Few-shot scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
+    """Scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
 
     benchmarks: list[BenchmarkSection] = field(default_factory=list)  # empty: none
     shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4])  # demonstrations; per class in N-way tasks
@@ -147,6 +174,7 @@ class EvaluationSection:
     batch_size: int = 8  # questions answered at once
     seed: int = 0  # of the draw of demonstrations
     stop_below: float | None = None  # end a run that scores so much less than the untouched model at most shots
+    encoders: EncoderSection = field(default_factory=EncoderSection)  # judges of benchmarks that draw
     grid: int = 4  # questions drawn of each benchmark
 
 
@@ -171,6 +199,7 @@ class Recipe:
     trainer: TrainerSection = field(default_factory=TrainerSection)
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    drawing: DrawingSection = field(default_factory=DrawingSection)  # of benchmarks and callbacks
     run: RunSection = field(default_factory=RunSection)
     resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
 
@@ -248,6 +277,13 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),
     "callbacks.answers.grid": (0, INFINITY),
+    "callbacks.drawings.every_n_steps": (1, INFINITY),
+    "callbacks.drawings.prompts.parts.box": (0, 1),
+    "drawing.guidance_scale": (1, INFINITY),
+    "drawing.steps": (1, INFINITY),
+    "drawing.height": (8, INFINITY),
+    "drawing.width": (8, INFINITY),
+    "drawing.images_per_prompt": (1, INFINITY),
     "callbacks.gradient_check_steps": (0, INFINITY),
     "callbacks.checkpoint_every_n_steps": (1, INFINITY),
     "callbacks.keep_checkpoints": (1, INFINITY),

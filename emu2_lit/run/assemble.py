@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
+from emu2_lit.model.box_picture import box_picture
 from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
-from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, Recipe
-from emu2_lit.run.decoder import decoder_config, find_decoder
+from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
+from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
@@ -120,8 +123,7 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
         built.append(watch.Throughput())
     if wanted.answers:
         built.append(watch.GeneratedAnswers(run_dir=folder, **vars(wanted.answers)))
-    if recipe.evaluation.benchmarks:
-        built.append(_in_context(recipe.evaluation, folder))
+    built += _measuring(recipe, folder)
     built.append(
         watch.StepCheckpoint(
             folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best
@@ -132,8 +134,36 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     return built
 
 
-def _in_context(wanted: EvaluationSection, folder: Path) -> Callback:
-    benchmarks = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+def _measuring(recipe: Recipe, folder: Path) -> list[Callback]:
+    """Benchmarks that ask, benchmarks that draw, and drawings to look at."""
+    wanted, drawings = recipe.evaluation, recipe.callbacks.drawings
+    opened = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+    drawn = [one for one in opened if isinstance(one, DrawingBenchmark)]
+    asked = [one for one in opened if not isinstance(one, DrawingBenchmark)]
+    if drawn and not recipe.model.decoder:
+        raise UserError(f"model.decoder: say what draws for the benchmark {drawn[0].name}")
+    # Opened where it is first needed, once for both
+    decoder = cache(partial(open_decoder, recipe.model.decoder, getattr(torch, recipe.model.dtype)))
+    built: list[Callback] = [_in_context(wanted, asked, folder)] if asked else []
+    if drawn:
+        built.append(
+            watch.GenerationEvaluation(drawn, decoder, recipe.drawing, wanted.encoders, wanted.grid, run_dir=folder)
+        )
+    if drawings:
+        prompts = [[_prompt_part(part) for part in prompt.parts] for prompt in drawings.prompts]
+        built.append(
+            watch.GenerationSamples(prompts, decoder, recipe.drawing, drawings.every_n_steps, run_dir=folder)
+        )  # fmt: skip
+    return built
+
+
+def _prompt_part(part: PromptPartSection) -> Any:
+    if part.text is not None:
+        return part.text
+    return Path(part.image).expanduser() if part.image is not None else box_picture(part.box)
+
+
+def _in_context(wanted: EvaluationSection, benchmarks: list, folder: Path) -> Callback:
     return watch.InContextEvaluation(
         benchmarks, wanted.shots, run_dir=folder, limit=None, how=wanted.demonstrations, dialect=wanted.dialect,
         zero_shot=wanted.zero_shot, chat=wanted.chat, n_query=wanted.n_query, num_beams=wanted.num_beams,

@@ -20,7 +20,8 @@ from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
 from emu2_lit.run.farewell import farewell
 
-_FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
+# Figures that the summary keeps
+_FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
 
 
 @dataclass

@@ -6,23 +6,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from emu2_lit.model.box_picture import box_picture
 from emu2_lit.model.boxes import Corners
 from emu2_lit.samples.encoding import read_picture
 from emu2_lit.samples.masks import Polygons, RunLengths
 from emu2_lit.samples.sample import BadSample, picture_name
 
 WHOLE: Corners = (0.0, 0.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class BoxPicture:
-    """A box, x1, y1, x2, y2 in 0..1, as its outline on black."""
-
-    corners: Corners
-
-    def picture(self) -> Image.Image:
-        return box_picture(self.corners)
 
 
 @dataclass(frozen=True)

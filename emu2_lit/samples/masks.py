@@ -5,12 +5,20 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from emu2_lit.model.boxes import Corners
+
 
 @dataclass(frozen=True)
 class Polygons:
     """Outlines x1, y1, x2, y2, ... in 0..1; what lies in any of them belongs to the thing."""
 
     outlines: tuple[tuple[float, ...], ...]
+
+    @property
+    def bounds(self) -> Corners:
+        """The box around the thing, x1, y1, x2, y2 in 0..1."""
+        columns, rows = ([value for outline in self.outlines for value in outline[axis::2]] for axis in (0, 1))
+        return min(columns), min(rows), max(columns), max(rows)
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
         """White on black, of `size` (width, height)."""
@@ -28,6 +36,14 @@ class RunLengths:
     counts: tuple[int, ...]
     width: int
     height: int
+
+    @property
+    def bounds(self) -> Corners | None:
+        """The box around the thing, x1, y1, x2, y2 in 0..1; None where it has no pixel."""
+        box = self.drawn((self.width, self.height)).getbbox()
+        if box is None:
+            return None
+        return box[0] / self.width, box[1] / self.height, box[2] / self.width, box[3] / self.height
 
     def drawn(self, size: tuple[int, int]) -> Image.Image:
         """White on black, of `size` (width, height)."""

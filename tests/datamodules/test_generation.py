@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from skimage import data as pictures
+from torch.utils.data import DataLoader
 
 from datamodules import GenerationDataModule
 from datamodules.chat import ChatDataModule
@@ -226,7 +227,9 @@ def test_a_run_draws_the_same_with_any_number_of_workers(processor, tmp_path):
     dataset = SampleDataset([Source(source)], order, processor, 1024, moving)
     alone = [dataset[place].item for place in range(12)]
     again = [dataset[place].item for place in reversed(range(12))][::-1]
-    assert all(one.pixel_values.equal(other.pixel_values) for one, other in zip(alone, again, strict=True))
+    spread = [draw.item for draw in DataLoader(dataset, None, sampler=range(12), num_workers=2)]
+    for other in (again, spread):
+        assert all(one.pixel_values.equal(two.pixel_values) for one, two in zip(alone, other, strict=True))
     assert len({one.pixel_values.numpy().tobytes() for one in alone}) == 12
     module = GenerationDataModule([source], processor, generation=lively)
     assert isinstance(module._rules(0), GenerationRules) and module._rules(0).varied == lively

@@ -269,12 +269,13 @@ class TestSubjectFolder:
     def test_folders_of_several_subjects_and_their_fingerprint(self, folder, photos):
         (photos / "colorful_dog").mkdir()
         (photos / "colorful_dog" / "a.png").write_bytes(CAT)
-        source = Source(SourceSettings(str(photos / "colorful_*")))
+        (photos / "colorful_notes.txt").write_text("not a folder")
+        source = Source(SourceSettings(f"{photos}/colorful_*/"))
         assert len(source) == 4
         (photos / "colorful_dog" / "b.png").write_bytes(CAT)
         assert Source(source.settings).fingerprint != source.fingerprint
         with pytest.raises(UserError, match="empty is a folder without pictures"):
-            Source(SourceSettings(str(photos / "colorful_*"), prior=str(photos / "empty")))
+            Source(SourceSettings(f"{photos}/colorful_*/", prior=str(photos / "empty")))
 
     def test_tars(self, photos, processor):
         content = {"image": "a.png", "noun": "cup", "references": ["b.png"]}
@@ -290,21 +291,24 @@ class TestGrounded:
         objects = [
             {"phrase": "cup", "box": CUP, "mask": [OUTLINE]}, {"phrase": "cup", "image": "cat.png"},
             {"phrase": "cup", "box": CUP}, {"box": CUP, "mask": {"size": [2, 1], "counts": [0, 2]}},
+            {"mask": [OUTLINE]}, {"mask": {"size": [2, 4], "counts": [2, 1, 5]}},
         ]  # fmt: skip
         path = jsonl(photos / "g.jsonl", self.row(*objects), self.row())
         first, second = imported(path)
         subjects = [part.value for part in first.parts[1:-1]]
-        assert [one.span for one in subjects] == [(2, 5), (28, 31), None, None]
+        assert [one.span for one in subjects] == [(2, 5), (28, 31), None, None, None, None]
         picture = str(photos / "coffee.png")
         assert subjects[0].picture == SubjectCrop(picture, tuple(CUP), Polygons((tuple(OUTLINE),)))
         assert subjects[1].picture == SubjectCrop(str(photos / "cat.png")) and subjects[1].box is None
         assert subjects[3].picture.mask == RunLengths((0, 2), 1, 2) and subjects[3].phrase is None
+        assert subjects[4].box == (0.1, 0.1, 0.6, 0.9) and subjects[5].box == (0.25, 0, 0.5, 0.5)  # the masks' bounds
         assert first.grounding and not second.grounding and kinds(second) == ["text", "image"]
         assert bad(path, processor) == {}
 
     @pytest.mark.parametrize(
         ("item", "message"),
         [
+            ({"mask": {"size": [2, 2], "counts": [4]}}, "not x1, y1, x2, y2"),
             ({}, "neither phrase nor box nor image"),
             ({"phrase": " "}, "the phrase of an object is ' '"),
             ({"box": [0.5, 0.1, 0.2, 0.9]}, "has no area"),
