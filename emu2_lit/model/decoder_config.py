@@ -27,6 +27,13 @@ class Emu2DecoderConfig:
         """Width of the visual embeddings that it draws."""
         return self.unet["cross_attention_dim"]
 
+    def with_condition_width(self, width: int) -> "Emu2DecoderConfig":
+        """A copy that draws embeddings of another width."""
+        other = copy.deepcopy(self)
+        sizes = _SIZES * self.unet["addition_time_embed_dim"]
+        other.unet.update(cross_attention_dim=width, projection_class_embeddings_input_dim=width + sizes)
+        return other
+
     @property
     def vae_scale(self) -> int:
         """Pixels along a side for one latent."""

@@ -49,6 +49,7 @@ class TuningSection:
     gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
     noise_offset: float = 0.1  # decoder: deviation of noise that a whole channel shares (paper: 0.1)
     condition_drop: float = 0.1  # decoder: share of pictures learned without their embeddings (paper: 0.1)
+    new_conditions: bool = False  # decoder: what reads conditions starts at random, to begin with SDXL (paper)
     kl_weight: float = 1.0e-6  # autoencoder: how much the latents are held to a unit normal
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
