@@ -168,6 +168,8 @@ class AutoencoderTuning(DrawingTuning):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
+        if not self.latent_square.update_called:
+            return
         scale = float(self.latent_square.compute().rsqrt())
         self.latent_square.reset()
         self.model.decoder.vae.register_to_config(scaling_factor=scale)
