@@ -36,8 +36,8 @@ class DrawingCallback(StepCallback):
 
     @contextmanager
     def measuring(self, trainer: Trainer, pl_module: LightningModule, base: bool) -> Iterator[Emu2Generator]:
-        """Evaluation mode, the fit's precision, and with `base` no adapters, for the length of a block."""
-        with undisturbed(pl_module), trainer.precision_plugin.forward_context():
+        """Evaluation mode, and with `base` no adapters, for the length of a block."""
+        with undisturbed(pl_module):
             if not isinstance(self._decoder, Emu2VisualDecoder):
                 self._decoder = self._decoder()
             if pl_module.device.type != "cpu":
@@ -45,10 +45,13 @@ class DrawingCallback(StepCallback):
             with untouched(pl_module.model) if base else nullcontext():
                 yield Emu2Generator(pl_module.model, pl_module.processor, self._decoder)
 
-    def draw_anew(self, generator: Emu2Generator, tasks: Sequence[DrawingTask], pictures: DrawnPictures) -> None:
-        """Draw all, whatever an earlier fit has left there."""
+    def draw_anew(
+        self, trainer: Trainer, generator: Emu2Generator, tasks: Sequence[DrawingTask], pictures: DrawnPictures
+    ) -> None:
+        """Draw all in the fit's precision, whatever an earlier fit has left there. Judges keep their own precision."""
         pictures.clear()
-        draw(generator, tasks, self.drawing, pictures)
+        with trainer.precision_plugin.forward_context():
+            draw(generator, tasks, self.drawing, pictures)
 
     def folder(self, trainer: Trainer) -> Path:
         return Path(self.run_dir or trainer.default_root_dir)

@@ -93,7 +93,7 @@ class GenerationEvaluation(DrawingCallback):
                     self.folder(trainer) / "drawings" / benchmark.name / ("base" if base else "latest"),
                     benchmark.pictures_per_task,
                 )  # fmt: skip
-                self.draw_anew(generator, benchmark.tasks, pictures)
+                self.draw_anew(trainer, generator, benchmark.tasks, pictures)
                 scored, _ = benchmark.score(benchmark.tasks, pictures.read, judges)
                 figures |= {f"{benchmark.name}/{name}": one for name, one in scored.items() if math.isfinite(one)}
                 if trainer.is_global_zero and self.grid and not base:

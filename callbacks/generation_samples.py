@@ -58,7 +58,7 @@ class GenerationSamples(DrawingCallback):
             rank_zero_warn("The untouched model cannot draw any more: full tuning is already under way")
             return
         with self.measuring(trainer, pl_module, base=True) as generator:
-            self.draw_anew(generator, self.tasks, base)
+            self.draw_anew(trainer, generator, self.tasks, base)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step % self.every_n_steps == 0:
@@ -75,7 +75,7 @@ class GenerationSamples(DrawingCallback):
         self._drawn_at = trainer.global_step
         tuned = self._pictures(trainer, f"step={trainer.global_step:07d}")
         with self.measuring(trainer, pl_module, base=False) as generator:
-            self.draw_anew(generator, self.tasks, tuned)
+            self.draw_anew(trainer, generator, self.tasks, tuned)
         if trainer.is_global_zero:
             self.show(trainer, "samples", sheet([self._row(task, trainer, tuned) for task in self.tasks]))
 

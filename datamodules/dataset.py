@@ -35,17 +35,17 @@ class SampleDataset(Dataset):
     def __getitem__(self, position: int | tuple[int, int]) -> Draw | UserError:
         drawn = self.order(position)
         if drawn is None:
-            return Draw("", 0, None)
+            return Draw("", 0, None, position)
         place, index, epoch = drawn
         source = self.sources[place]
         sample = None
         try:
             sample = source[index]
             sample = self.rules(sample, source.settings, epoch)
-            return Draw(source.name, epoch, encode(sample, self.processor, self.max_length))
+            return Draw(source.name, epoch, encode(sample, self.processor, self.max_length), position)
         except BadSample as error:
             id = sample.id if sample else source.sample_id(index)
             place_in_order = position if isinstance(position, int) else position[1]
-            return Draw(source.name, epoch, Skipped(source.name, id, str(error), place_in_order, epoch))
+            return Draw(source.name, epoch, Skipped(source.name, id, str(error), place_in_order, epoch), position)
         except UserError as error:
             return error

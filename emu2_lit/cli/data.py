@@ -1,4 +1,4 @@
-"""`data check`: what is in a data file, before a run learns from it. `data convert`: samples from annotations."""
+"""`data check`: what is in a file before a run learns from it; `convert`: annotations; `compare`: what runs saw."""
 
 import argparse
 import json
@@ -34,6 +34,9 @@ def register(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("--captions", type=Path, metavar="FILE", help="COCO's captions (default: made of the names)")
     convert.add_argument("--min-share", type=float, help="of its picture that a box must cover (default 0.01)")
     convert.set_defaults(command=convert_annotations)
+    compare = actions.add_parser("compare", help="did two runs see the same samples in the same order?")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="run folder")
+    compare.set_defaults(command=compare_batches)
 
 
 def check_files(args: argparse.Namespace) -> int:
@@ -72,6 +75,15 @@ def convert_annotations(args: argparse.Namespace) -> None:
 
     share = MIN_SHARE if args.min_share is None else args.min_share
     print(convert(args.annotations, args.images, args.out, args.captions, share).text(args.out))
+
+
+def compare_batches(args: argparse.Namespace) -> int:
+    """1 if they differ."""
+    from emu2_lit.run.compare import compare_runs
+
+    same, told = compare_runs(*args.runs)
+    print(told)
+    return 0 if same else 1
 
 
 def _processor(args: argparse.Namespace):

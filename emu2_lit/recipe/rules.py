@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import get_args
 
 from emu2_lit.recipe import catalog
+from emu2_lit.recipe.changes import unknown_keys
 from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, PictureSection, Recipe
 from emu2_lit.settings import type_problems
 
@@ -13,7 +14,9 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
-    rules = (_model_rules, _tuning_rules, _decoder_rules, _data_rules, _step_rules, _drawing_rules)
+    rules = (
+        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _step_rules, _drawing_rules, _resume_rules,
+    )  # fmt: skip
     return [message for rule in rules for message in rule(recipe)]
 
 
@@ -139,6 +142,11 @@ def _is_box(corners: list[float]) -> bool:
     return len(corners) == 4 and corners[0] < corners[2] and corners[1] < corners[3]
 
 
+def _resume_rules(recipe: Recipe) -> Iterator[str]:
+    for key in unknown_keys(recipe.resume.allow):
+        yield f"resume.allow: {key} is neither a key nor a section of a recipe; give such as data.seed or data"
+
+
 def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     made_here = Path(recipe.data.folder)
     for section in ("sources", "validation"):
@@ -162,8 +170,8 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     for key, value in vars(recipe.evaluation.encoders).items():
         if isinstance(value, str) and (key == "inception" or _is_local(value)):
             yield f"evaluation.encoders.{key}", value
-    if recipe.resume not in ("auto", "never"):
-        yield "resume", recipe.resume
+    if recipe.resume.checkpoint not in ("auto", "never"):
+        yield "resume", recipe.resume.checkpoint
 
 
 def _is_local(name: str) -> bool:

@@ -99,6 +99,7 @@ class TrainerSection:
     fast_dev_run: int = 0  # dry run of so many steps; nothing is saved or logged
     deterministic: bool = False  # deterministic kernels only (slower on GPU)
     enable_progress_bar: bool = True  # false: plain lines
+    check_memory: bool = True  # plan the memory first, and do not start what cannot fit (`emu2-lit plan`)
 
 
 @dataclass
@@ -145,6 +146,7 @@ class CallbacksSection:
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
     keep_best: str | None = None  # and the best by a logged figure, such as in_context/vqav2/shots_4 or val/loss
+    batch_digests: bool = True  # note every consumed sample in run.dir/batches, for `data compare`
     throughput: bool = True  # log tokens/s, samples/s, memory, share of time spent waiting for data
     report: bool = True  # write report.html
 
@@ -190,6 +192,14 @@ class RunSection:
 
 
 @dataclass
+class ResumeSection:
+    """Where a run starts; `resume: never` is short for `resume.checkpoint: never`."""
+
+    checkpoint: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    allow: list[str] = field(default_factory=list)  # keys and sections that may differ from the checkpoint's recipe
+
+
+@dataclass
 class Recipe:
     """A typed recipe: everything that one command needs to know."""
 
@@ -202,7 +212,7 @@ class Recipe:
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     drawing: DrawingSection = field(default_factory=DrawingSection)  # of benchmarks and callbacks
     run: RunSection = field(default_factory=RunSection)
-    resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    resume: ResumeSection = field(default_factory=ResumeSection)
 
     @property
     def name(self) -> str:

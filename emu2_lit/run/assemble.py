@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -21,11 +22,15 @@ from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
 from emu2_lit.model.box_picture import box_picture
 from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
+from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
 from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO
 
+_ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
+    "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
+}  # fmt: skip
 _PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
 
 
@@ -105,11 +110,13 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         learn_pictures=recipe.tuning.objective == "unified",
         generation=data.generation if recipe.tuning.objective == "generation" else None,
         pictures=_pictures(recipe),
+        digests=recipe.callbacks.batch_digests,
+        may_change=[name for name, key in _ORDER_KEYS.items() if covers(recipe.resume.allow, key)],
     )
 
 
-def build_callbacks(recipe: Recipe) -> list[Callback]:
-    """Everything that watches the run."""
+def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list[Callback]:
+    """Everything that watches the run; `about` is what checkpoints tell about it."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
     built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
@@ -119,6 +126,8 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     if recipe.trainer.fast_dev_run:
         return built
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
+    if wanted.batch_digests:
+        built.append(watch.BatchDigests(folder / "batches"))
     if wanted.throughput:
         built.append(watch.Throughput())
     if wanted.answers:
@@ -126,11 +135,12 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     built += _measuring(recipe, folder)
     built.append(
         watch.StepCheckpoint(
-            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best
+            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best, about
         )
     )
     if wanted.report:
         built.append(watch.Report(folder))
+    built.append(watch.CatchUpValidation())
     return built
 
 
@@ -172,11 +182,12 @@ def _in_context(wanted: EvaluationSection, benchmarks: list, folder: Path) -> Ca
     )  # fmt: skip
 
 
-def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
+def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, Any] | None = None) -> Trainer:
     """Lightning's Trainer with every promise of the kit.
 
     Args:
         samples: in one pass over the training data; needed for `trainer.max_epochs`.
+        about: what every checkpoint tells about the run, see StepCheckpoint.
     Raises:
         UserError: the global batch does not divide into micro-batches over the devices.
     """
@@ -202,8 +213,8 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,
-        callbacks=build_callbacks(recipe),
-        plugins=[AtomicCheckpointIO()],
+        callbacks=build_callbacks(recipe, about),
+        plugins=[AtomicCheckpointIO(), *_environment()],
     )
     passes = _micro_batches(recipe.data, trainer.world_size)
     trainer.accumulate_grad_batches = passes
@@ -212,6 +223,11 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
     else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
+
+
+def _environment() -> list[ClusterEnvironment]:
+    """Under SLURM, Lightning would save inside a signal handler, in the middle of a step, and requeue by itself."""
+    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _micro_batches(data: DataSection, world_size: int) -> int:

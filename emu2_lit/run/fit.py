@@ -1,6 +1,8 @@
 """`fit`: a recipe from its first step, or from where it stands, to what can be used."""
 
+import errno
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +13,16 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput, find_last_checkpoint
+from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model.lora import save_adapter
 from emu2_lit.modules import DrawingTuning, TuningModule
 from emu2_lit.recipe.schema import Recipe
-from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, draws
 from emu2_lit.run.farewell import farewell
+from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
+from emu2_lit.run.room import check_memory
 
 # Figures that the summary keeps
 _FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
@@ -54,6 +58,9 @@ def fit(recipe: Recipe) -> RunResult:
     done = _finished(recipe, folder)
     if done is not None:
         return RunResult("already finished", folder, done)
+    about, checkpoint = about_run(recipe), find_checkpoint(recipe, folder)  # before weights are put for a recipe
+    if checkpoint is not None:
+        check_changes(checkpoint, about["recipe"], recipe.resume.allow)
     for key, place in (("weights", "base"), ("decoder", "decoder_base")):
         if recipes.is_recipe(getattr(recipe.model, key) or ""):
             base = fit_base(recipe, folder / place, key)
@@ -62,20 +69,22 @@ def fit(recipe: Recipe) -> RunResult:
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
-    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
-    checkpoint = _resume_from(recipe, folder)
+    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
+    if recipe.trainer.check_memory and not draws(recipe):
+        check_memory(recipe, trainer)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
-    with _interrupts():
+    with _interrupts(), _failing_disk(folder):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
     if _stopped(trainer):
         return RunResult("interrupted", folder, {"steps": trainer.global_step})
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
-        with _interrupts():
+        with _interrupts(), _failing_disk(folder):
             trainer.validate(module, datamodule, verbose=False)
-    return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
+    with _failing_disk(folder):
+        return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
 
 
 @contextmanager
@@ -90,9 +99,23 @@ def _interrupts() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _failing_disk(folder: Path) -> Iterator[None]:
+    """A disk that is full or cannot be written to any more is the user's to mend: UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}; {shutil.disk_usage(folder).free:,} bytes are free). "
+            "The checkpoints stand: make room, and the same command goes on from the last one"
+        ) from error
+
+
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The summary of a run that needs nothing more, if it does not."""
-    if recipe.resume == "never" or recipe.trainer.fast_dev_run:
+    if recipe.resume.checkpoint == "never" or recipe.trainer.fast_dev_run:
         return None
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -110,28 +133,6 @@ def fit_base(recipe: Recipe, folder: Path, key: str = "weights") -> RunResult:
     result = fit(base)
     setattr(recipe.model, key, str(folder))
     return result
-
-
-def _resume_from(recipe: Recipe, folder: Path) -> Path | None:
-    """The checkpoint to go on from, if there is one to go on from."""
-    if recipe.trainer.fast_dev_run or recipe.resume == "never":
-        _refuse_overwriting(recipe, folder)
-        return None
-    if recipe.resume != "auto":
-        if not Path(recipe.resume).exists():
-            raise UserError(f"resume={recipe.resume}: there is no such checkpoint")
-        return Path(recipe.resume)
-    checkpoint = find_last_checkpoint(folder / "checkpoints")
-    if checkpoint is not None:
-        rank_zero_info(f"Going on from {checkpoint}")
-    return checkpoint
-
-
-def _refuse_overwriting(recipe: Recipe, folder: Path) -> None:
-    if recipe.resume == "never" and find_last_checkpoint(folder / "checkpoints") is not None:
-        raise UserError(
-            f"resume=never, but {folder} holds checkpoints of an earlier run: choose another run.dir, or delete it"
-        )
 
 
 def _stopped(trainer: Trainer) -> bool:

@@ -16,14 +16,15 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks import GenerationEvaluation, GenerationSamples, Report
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
-from emu2_lit.evaluation.drawing_runner import DrawnPictures
+from emu2_lit.evaluation.drawing_runner import DrawnPictures, draw
+from emu2_lit.evaluation.encoders import Judges
 from emu2_lit.model import Emu2DecoderConfig, Emu2Generator, Emu2VisualDecoder
 from emu2_lit.model.box_picture import box_picture
 from emu2_lit.settings import DrawingSettings
 from tests.callbacks.test_answers import processor
 from tests.callbacks.test_in_context import fit, pictures  # noqa: F401
 from tests.distributed import run_ranks
-from tests.evaluation.drawing_cases import colour_judges, dreambench_folder
+from tests.evaluation.drawing_cases import MeanColour, colour_judges, dreambench_folder
 from tests.evaluation.test_runner import make_model
 
 pytest.importorskip("diffusers", reason="the visual decoder's library is not installed (extra `generation`)")
@@ -63,7 +64,7 @@ def test_the_untouched_and_the_tuned_model_draw_the_same_prompts(tmp_path, pictu
     for name, generator in (("base", untouched), ("step=0000003", tuned)):
         expected = DrawnPictures(tmp_path / name, 1)
         callback = GenerationSamples(prompts, tiny_decoder, QUICK)
-        callback.draw_anew(generator, callback.tasks, expected)
+        draw(generator, callback.tasks, QUICK, expected)
         for one, other in zip(drawings(tmp_path, f"samples/{name}"), _read(expected, callback), strict=True):
             assert np.abs(one - other).max() <= 1
     base, after = drawings(tmp_path, "samples/base"), drawings(tmp_path, "samples/step=0000003")
@@ -118,7 +119,7 @@ def test_without_its_adapters_a_tuned_model_is_untouched(tmp_path, pictures, pro
     draws = GenerationSamples(prompts, tiny_decoder, QUICK)
     fit(tmp_path, pictures, draws, steps=3, resume=tmp_path / "two.ckpt")
     generator, expected = Emu2Generator(make_model(), processor(), tiny_decoder()), DrawnPictures(tmp_path / "own", 1)
-    draws.draw_anew(generator, draws.tasks, expected)
+    draw(generator, draws.tasks, QUICK, expected)
     for one, other in zip(drawings(tmp_path, "samples/base"), _read(expected, draws), strict=True):
         assert np.abs(one - other).max() <= 1
 
@@ -194,10 +195,22 @@ def test_full_tuning_under_way_has_no_untouched_model(tmp_path, pictures, prompt
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-def test_low_precision(tmp_path, pictures, prompts, precision):  # noqa: F811
-    samples = GenerationSamples(prompts, lambda: tiny_decoder().to(torch.bfloat16), QUICK)
-    fit(tmp_path, pictures, samples, steps=1, precision=precision)
-    assert (tmp_path / "generation" / "samples" / "step=0000001.png").is_file()
+def test_low_precision_is_for_drawing_not_for_judging(tmp_path, pictures, prompts, benchmark, precision):  # noqa: F811
+    class Exact(MeanColour):
+        def pictures(self, values):
+            assert torch.get_default_dtype() == torch.float32 and not torch.is_autocast_enabled("cpu")
+            return super().pictures(values)
+
+    def decoder():
+        return tiny_decoder().to(torch.bfloat16)
+
+    samples = GenerationSamples(prompts, decoder, QUICK)
+    scores = GenerationEvaluation([benchmark], decoder, QUICK, Judges([Exact()]))
+    settings = dict(steps=1, val_check_interval=1, precision=precision)
+    fit(tmp_path, pictures, samples, scores, **settings)
+    fit(tmp_path / "tower", pictures, by_tower := GenerationEvaluation([benchmark], decoder, QUICK), **settings)
+    assert "dreambench/embedding_cosine" in by_tower.figures
+    assert scores.figures and (tmp_path / "generation" / "samples" / "step=0000001.png").is_file()
 
 
 def test_a_run_that_is_stopped_does_not_stay_to_draw(tmp_path, pictures, prompts):  # noqa: F811

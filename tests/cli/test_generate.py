@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -76,7 +77,8 @@ def test_a_thing_in_a_box(emu2_lit, adapter, decoder, picture):
     box = box_picture([40 / 448, 80 / 448, 300 / 448, 420 / 448])
     prompt = ["<grounding>", "the dog at sea", "<phrase>the dog</phrase><object>", box, "</object>", Path(picture)]
     (expected,) = generator.generate(prompt, DrawingSettings(steps=2))
-    assert Image.open("dog_0.png").tobytes() == expected.tobytes()
+    drawn = np.array(Image.open("dog_0.png"), int)
+    assert np.abs(drawn - np.array(expected, int)).max() <= 1  # four pictures at once round otherwise than one
 
 
 def test_options_to_prompts():

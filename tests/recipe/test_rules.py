@@ -21,10 +21,6 @@ CONFLICTS = {
         "nothing would train",
     ),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
-    "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
-    "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
-    "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
-    "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
     "drawings without a decoder": (
         ["callbacks.drawings.prompts.0.parts.0.text=a dog"],
         "callbacks.drawings: needs model.decoder",
@@ -47,6 +43,10 @@ CONFLICTS = {
         "data.generation.inline: has an effect with tuning.objective=generation",
     ),
     "no squares": (["data.pictures.min_size=9"], "data.pictures.min_size: has an effect with tuning.objective=decoder"),
+    "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
+    "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
+    "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
+    "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 
