@@ -227,9 +227,7 @@ class ChatDataModule(LightningDataModule):
         return [places[place] for place in sorted(chosen)]
 
     def _rules(self, seed: int) -> DocumentRules | GenerationRules | PictureRules:
-        return rules_for(
-            self.processor, self.max_length, seed, self.learn_pictures, self.generation, self.pictures
-        )
+        return rules_for(self.processor, self.max_length, seed, self.learn_pictures, self.generation, self.pictures)
 
     def _collator(self, digests: bool = False) -> Collator:
         return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id, digests)

@@ -42,30 +42,32 @@ class DrawingTuning(TuningModule):
             raise UserError("the visual decoder is tuned in full: set tuning.method: full, and no model.quantization")
 
     @abstractmethod
-    def _network(self, decoder: Emu2VisualDecoder) -> nn.Module:
+    def _network(self) -> nn.Module:
         """What holds the decoder, as `decoder`, and all else that computes."""
 
     def configure_model(self) -> None:
         if self.model is not None:
             return
-        decoder = self._decoder()
-        decoder.vae.float()
-        self.model = self._network(decoder).requires_grad_(False)
-        trained = getattr(decoder, self.trained_part).requires_grad_(True).float()
+        self.model = self._network().requires_grad_(False)
+        self.model.decoder.vae.float()
+        trained = getattr(self.model.decoder, self.trained_part).requires_grad_(True).float()
         self.model.train()  # nothing frozen here has dropout or running figures
         if self.activation_checkpointing:
             trained.enable_gradient_checkpointing()
 
-    def _decoder(self) -> Emu2VisualDecoder:
+    def _decoder(self, condition_width: int | None = None) -> Emu2VisualDecoder:
         source = self.decoder_source
         if isinstance(source, Emu2VisualDecoder):
             return source
-        if isinstance(source, Emu2DecoderConfig):
-            with torch.random.fork_rng():
-                torch.manual_seed(hash_seed(self.seed, "random decoder") % 2**63)
+        with torch.random.fork_rng():
+            torch.manual_seed(hash_seed(self.seed, "random decoder") % 2**63)
+            if isinstance(source, Emu2DecoderConfig):
                 return Emu2VisualDecoder(source)
-        read = Emu2VisualDecoder.from_native if Path(source).is_file() else Emu2VisualDecoder.from_pretrained
-        return read(source, dtype=self.weights_dtype, device=self._home, safety_checker=False)
+            read = Emu2VisualDecoder.from_native if Path(source).is_file() else Emu2VisualDecoder.from_pretrained
+            return read(
+                source, dtype=self.weights_dtype, device=self._home, safety_checker=False,
+                condition_width=condition_width,
+            )  # fmt: skip
 
     @property
     def _home(self) -> torch.device | str:
@@ -106,16 +108,21 @@ class DecoderTuning(DrawingTuning):
 
     Args:
         noise_offset, condition_drop: see `Emu2Detokenizer`.
+        new_conditions: what reads conditions starts at random, of the tower's width; to start from SDXL, as the paper.
     """
 
     trained_part = "unet"
 
-    def __init__(self, *args, noise_offset: float = 0.1, condition_drop: float = 0.1, **kwargs):
+    def __init__(
+        self, *args, noise_offset: float = 0.1, condition_drop: float = 0.1, new_conditions: bool = False, **kwargs
+    ):
         super().__init__(*args, **kwargs)
-        self.noise_offset, self.condition_drop = noise_offset, condition_drop
+        self.noise_offset, self.condition_drop, self.new_conditions = noise_offset, condition_drop, new_conditions
 
-    def _network(self, decoder: Emu2VisualDecoder) -> Emu2Detokenizer:
-        return Emu2Detokenizer(self._tower(), decoder, self.noise_offset, self.condition_drop)
+    def _network(self) -> Emu2Detokenizer:
+        tower = self._tower()
+        decoder = self._decoder(tower.config.vision_config.hidden_size if self.new_conditions else None)
+        return Emu2Detokenizer(tower, decoder, self.noise_offset, self.condition_drop)
 
     def _tower(self) -> Emu2Tower:
         """The tower alone; the language model is not even read."""
@@ -148,9 +155,9 @@ class AutoencoderTuning(DrawingTuning):
         self.kl_weight = kl_weight
         self.latent_square = MeanMetric()
 
-    def _network(self, decoder: Emu2VisualDecoder) -> nn.Module:
+    def _network(self) -> nn.Module:
         network = nn.Module()
-        network.decoder = decoder
+        network.decoder = self._decoder()
         return network
 
     def loss(self, pixel_values: Tensor, target_pixels: Tensor, sizes: Tensor) -> Tensor:
@@ -161,6 +168,8 @@ class AutoencoderTuning(DrawingTuning):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
+        if not self.latent_square.update_called:
+            return
         scale = float(self.latent_square.compute().rsqrt())
         self.latent_square.reset()
         self.model.decoder.vae.register_to_config(scaling_factor=scale)

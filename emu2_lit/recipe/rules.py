@@ -6,7 +6,7 @@ from typing import get_args
 
 from emu2_lit.recipe import catalog
 from emu2_lit.recipe.changes import unknown_keys
-from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, Recipe
+from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, PictureSection, Recipe
 from emu2_lit.settings import type_problems
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
@@ -52,8 +52,10 @@ def _tuning_rules(recipe: Recipe) -> Iterator[str]:
 
 
 def _decoder_rules(recipe: Recipe) -> Iterator[str]:
-    objective = recipe.tuning.objective
+    objective, pictures = recipe.tuning.objective, recipe.data.pictures
     if objective not in ("decoder", "autoencoder"):
+        changed = [name for name, value in vars(PictureSection()).items() if getattr(pictures, name) != value]
+        yield from (f"data.pictures.{name}: has an effect with tuning.objective=decoder only" for name in changed)
         return
     if not recipe.model.decoder:
         yield f"model.decoder: objective {objective} trains it; give a folder, or a preset such as tiny"
@@ -62,7 +64,9 @@ def _decoder_rules(recipe: Recipe) -> Iterator[str]:
     if recipe.callbacks.answers:
         yield f"callbacks.answers: objective {objective} has no answers; set callbacks.answers=null"
     if recipe.evaluation.benchmarks:
-        yield f"evaluation.benchmarks: objective {objective} answers no questions; remove them"
+        yield f"evaluation.benchmarks: objective {objective} has no language model; remove them"
+    if recipe.callbacks.drawings:
+        yield f"callbacks.drawings: objective {objective} has no language model; set callbacks.drawings=null"
     if objective == "autoencoder" and not recipe.data.validation:
         yield "data.validation: objective autoencoder measures the scale of the latents there; give a source"
 

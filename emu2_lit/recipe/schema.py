@@ -21,6 +21,7 @@ from emu2_lit.settings import TypeSettings as TypeSection
 Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Part = Literal["visual", "project_up", "project_down", "embeddings", "lm", "lm_head"]
+Objective = Literal["chat", "caption", "unified", "generation", "decoder", "autoencoder"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
 Logger = Literal["tensorboard", "csv", "wandb"]
 
@@ -43,12 +44,12 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    # Answers; text; all; the last picture; how to draw embeddings of pictures (model.decoder); its VAE alone.
-    objective: Literal["chat", "caption", "unified", "generation", "decoder", "autoencoder"] = "chat"  # what is learned
+    objective: Objective = "chat"  # answers; text; all; the last picture; to draw embeddings (model.decoder); its VAE
     visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
     gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
     noise_offset: float = 0.1  # decoder: deviation of noise that a whole channel shares (paper: 0.1)
     condition_drop: float = 0.1  # decoder: share of pictures learned without their embeddings (paper: 0.1)
+    new_conditions: bool = False  # decoder: what reads conditions starts at random, to begin with SDXL (paper)
     kl_weight: float = 1.0e-6  # autoencoder: how much the latents are held to a unit normal
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora

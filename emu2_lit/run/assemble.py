@@ -62,7 +62,7 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
 
 _OWN_KEYS = {  # of the tuning section, that only one objective takes
     "unified": ("visual_loss_weight", "gradient_norm_interval"),
-    "decoder": ("noise_offset", "condition_drop"),
+    "decoder": ("noise_offset", "condition_drop", "new_conditions"),
     "autoencoder": ("kl_weight",),
 }
 

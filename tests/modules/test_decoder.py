@@ -137,6 +137,26 @@ def test_a_folder_is_tuned_on(tmp_path):
     assert Emu2VisualDecoder.from_pretrained(tmp_path / "tuned").unet.dtype == torch.bfloat16
 
 
+def test_sdxl_becomes_a_decoder(tmp_path):
+    sdxl = Emu2DecoderConfig.preset("tiny")
+    sdxl.unet.update(cross_attention_dim=32, projection_class_embeddings_input_dim=24 + 6 * 8)  # pooled text: 24
+    torch.manual_seed(0)
+    Emu2VisualDecoder(sdxl).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="draws those of 32"):
+        DecoderTuning(TINY, decoder=tmp_path).configure_model()
+    modules = [DecoderTuning(TINY, decoder=tmp_path, new_conditions=True) for _ in range(2)]
+    for module in modules:
+        module.configure_model()
+    old, new = Emu2VisualDecoder.from_pretrained(tmp_path).state_dict(), modules[0].model.decoder.state_dict()
+    anew = {name for name, tensor in old.items() if not torch.equal(tensor, new[name])}
+    reading = ("attn2.to_k.weight", "attn2.to_v.weight", "add_embedding.linear_1.weight")
+    assert anew == {name for name in old if name.endswith(reading)}
+    assert all(torch.equal(tensor, modules[1].model.decoder.state_dict()[name]) for name, tensor in new.items())
+    assert 0.05 < new["unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k.weight"].std() < 0.1
+    modules[0].save_decoder(tmp_path / "tuned")
+    assert Emu2VisualDecoder.from_pretrained(tmp_path / "tuned").config.condition_width == 64
+
+
 # -- runs ------------------------------------------------------------------------------------------------------
 def decoder_run(digits, root, objective=DecoderTuning, micro=4, lr=2e-3, sources=None, **how):
     module = objective(

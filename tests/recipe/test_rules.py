@@ -42,6 +42,7 @@ CONFLICTS = {
         ["data.generation.inline=1"],
         "data.generation.inline: has an effect with tuning.objective=generation",
     ),
+    "no squares": (["data.pictures.min_size=9"], "data.pictures.min_size: has an effect with tuning.objective=decoder"),
     "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
     "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
     "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),

@@ -23,7 +23,6 @@ def test_two_steps(name, caption_model, tmp_path, episodes):
     overrides = [
         "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.val_check_interval=null", "trainer.accelerator=cpu",
         "trainer.devices=1", "data.micro_batch_size=2", "data.workers=0", "data.validation_limit=4",
-        "data.pictures.min_size=0",
     ]  # fmt: skip
     if values["data"]["prepare"] == "episodes":
         overrides.append(f"data.folder={episodes.parent}")
@@ -34,8 +33,8 @@ def test_two_steps(name, caption_model, tmp_path, episodes):
     overrides += [f"{key}={data}" for key in recipes.required_keys(values)]
     if values["model"]["weights"]:
         overrides.append(f"model.weights={caption_model}")
-    if values["model"]["decoder"]:
-        overrides.append("model.decoder=tiny")
+    if values["tuning"]["objective"] in ("decoder", "autoencoder"):
+        overrides += ["model.decoder=tiny", "data.pictures.min_size=0"]
     if values["callbacks"]["answers"]:
         overrides += ["callbacks.answers.limit=4", "callbacks.answers.max_new_tokens=2"]
     overrides += [f"evaluation.benchmarks.{place}.limit=4" for place in range(len(values["evaluation"]["benchmarks"]))]
