@@ -63,7 +63,7 @@ class TuningSection:
 class DataSection:
     """What it learns from, and in which portions."""
 
-    prepare: Literal["digits", "episodes"] | None = None  # a data set that is made on the spot, before the run
+    prepare: Literal["digits", "episodes", "drawings"] | None = None  # data that are made on the spot, before the run
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
