@@ -95,7 +95,7 @@ class GenerationEvaluation(DrawingCallback):
                 )  # fmt: skip
                 self.draw_anew(trainer, generator, benchmark.tasks, pictures)
                 scored, _ = benchmark.score(benchmark.tasks, pictures.read, judges)
-                figures |= {f"{benchmark.name}/{name}": one for name, one in scored.items() if math.isfinite(one)}
+                figures |= {benchmark.logged(name): one for name, one in scored.items() if math.isfinite(one)}
                 if trainer.is_global_zero and self.grid and not base:
                     self.show(trainer, benchmark.name, tasks_sheet(benchmark.tasks, pictures.read, self.grid))
         return figures

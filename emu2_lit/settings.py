@@ -60,6 +60,7 @@ class DrawingSettings:
     height: int | None = None  # pixels, a multiple of 8; null: what the decoder was made for (published: 1024)
     width: int | None = None  # likewise
     images_per_prompt: int = 1  # pictures of one prompt
+    batch_size: int = 1  # prompts that benchmarks and callbacks draw at once
     seed: int = 0  # of the first picture's noise; the next ones count up
 
 

@@ -67,6 +67,10 @@ class DrawingBenchmark(ABC):
         rows = [self.task_figures(task, pictures(task), judges) for task in tasks]
         return averaged(rows), rows
 
+    def logged(self, figure: str) -> str:
+        """How a figure is called in logs and summaries."""
+        return f"{self.name}/{figure}"
+
     def left_out(self, judges: Judges) -> dict[str, str]:
         """Figures that cannot be had, and why."""
         return dict(judges.left_out)

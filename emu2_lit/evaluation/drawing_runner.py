@@ -1,7 +1,7 @@
 """Draws what a benchmark asks for: shared among ranks, and going on picture by picture where it was killed."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from emu2_lit.evaluation.drawing_benchmark import DrawingTask
 from emu2_lit.evaluation.encoders import read
 from emu2_lit.evaluation.runner import is_sharded
 from emu2_lit.model.drawing import Emu2Generator
+from emu2_lit.model.subjects import Subject
 from emu2_lit.model.weight_writing import whole_file
 from emu2_lit.ranks import gathered, place
 from emu2_lit.samples.seeding import hash_seed
@@ -62,19 +63,33 @@ def draw(
     absent = gathered([absent])[0]  # files may appear meanwhile: every rank plans with the first one's view
     rank, world = place()
     mine = set(absent if together else list(absent)[rank::world])
-    for task in tasks:
-        if task.id in mine:
-            for number, picture in _drawn(generator, task, drawing, absent[task.id], pictures.per_task):
-                if rank == 0 or not together:
-                    pictures.write(task, number, picture)
+    todo = [task for task in tasks if task.id in mine]
+    for start in range(0, len(todo), drawing.batch_size):
+        group = todo[start : start + drawing.batch_size]
+        for task, number, picture in _drawn(generator, group, drawing, absent, pictures.per_task):
+            if rank == 0 or not together:
+                pictures.write(task, number, picture)
     gathered([])  # all are there
 
 
 def _drawn(
-    generator: Emu2Generator, task: DrawingTask, drawing: DrawingSettings, numbers: Sequence[int], per_task: int
-) -> Iterator[tuple[int, Image.Image]]:
-    """The numbered pictures of a task: in one go where none is there yet, else one by one."""
-    seed, whole = hash_seed(drawing.seed, task.id) % 2**32, len(numbers) == per_task
-    for start in numbers[:1] if whole else numbers:
-        settings = replace(drawing, seed=seed + start, images_per_prompt=per_task if whole else 1)
-        yield from enumerate(generator.generate(list(task.prompt), settings), start)
+    generator: Emu2Generator, tasks: Sequence[DrawingTask], drawing: DrawingSettings,
+    absent: Mapping[str, Sequence[int]], per_task: int,
+) -> Iterator[tuple[DrawingTask, int, Image.Image]]:  # fmt: skip
+    """The absent pictures of some tasks, numbered: together where none of a task is there yet, else one by one."""
+    seeds = {task.id: hash_seed(drawing.seed, task.id) % 2**32 for task in tasks}
+    whole = [task for task in tasks if len(absent[task.id]) == per_task and not _is_picture(task)]
+    if whole:
+        settings = replace(drawing, images_per_prompt=per_task)
+        prompts, firsts = [list(task.prompt) for task in whole], [seeds[task.id] for task in whole]
+        for task, drawn in zip(whole, generator.generate_all(prompts, settings, firsts), strict=True):
+            yield from ((task, number, picture) for number, picture in enumerate(drawn))
+    for task in (one for one in tasks if one not in whole):
+        for number in absent[task.id]:
+            settings = replace(drawing, seed=seeds[task.id] + number, images_per_prompt=1)
+            yield task, number, generator.generate(list(task.prompt), settings)[0]
+
+
+def _is_picture(task: DrawingTask) -> bool:
+    """Whether the prompt is a picture alone, which is autoencoded."""
+    return len(task.prompt) == 1 and not isinstance(task.prompt[0], str | Subject)

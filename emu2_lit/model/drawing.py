@@ -125,6 +125,20 @@ class Emu2Generator:
             return self.autoencode(parts[0], drawing, latents)
         return self._draw(*self.conditions([parts]), drawing or DrawingSettings(), latents)
 
+    def generate_all(
+        self, prompts: Sequence[Prompt], drawing: DrawingSettings, seeds: Sequence[int]
+    ) -> list[list[Image.Image]]:
+        """Draw several prompts at once; none is a picture alone.
+
+        Args:
+            seeds: of each prompt's first picture, in the place of `drawing.seed`.
+        Returns:
+            `drawing.images_per_prompt` pictures of each.
+        """
+        count = drawing.images_per_prompt
+        drawn = self._draw(*self.conditions(prompts), drawing, None, seeds)
+        return [drawn[start : start + count] for start in range(0, len(drawn), count)]
+
     def edit(
         self, picture: Any, instruction: str, drawing: DrawingSettings | None = None, latents: Tensor | None = None
     ) -> list[Image.Image]:
@@ -137,8 +151,11 @@ class Emu2Generator:
         """Draw a picture from its own embeddings; the language model has no part in it."""
         return self._draw(*self.picture_conditions([picture]), drawing or DrawingSettings(), latents)
 
-    def _draw(self, embeds: Tensor, null: Tensor, drawing: DrawingSettings, latents: Tensor | None):
-        generators = [torch.Generator().manual_seed(drawing.seed + i) for i in range(drawing.images_per_prompt)]
+    def _draw(
+        self, embeds: Tensor, null: Tensor, drawing: DrawingSettings, latents: Tensor | None, seeds: Sequence[int] = ()
+    ) -> list[Image.Image]:
+        firsts = seeds or [drawing.seed]
+        generators = [torch.Generator().manual_seed(s + i) for s in firsts for i in range(drawing.images_per_prompt)]
         return self.decoder(
             embeds, null, drawing.guidance_scale, drawing.steps, drawing.height, drawing.width, latents=latents,
             generator=generators, images_per_prompt=drawing.images_per_prompt,

@@ -63,7 +63,7 @@ class TuningSection:
 class DataSection:
     """What it learns from, and in which portions."""
 
-    prepare: Literal["digits", "episodes"] | None = None  # a data set that is made on the spot, before the run
+    prepare: Literal["digits", "episodes", "drawings"] | None = None  # data that are made on the spot, before the run
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
@@ -284,6 +284,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "evaluation.batch_size": (1, INFINITY),
     "evaluation.stop_below": (0, INFINITY),
     "evaluation.grid": (0, INFINITY),
+    "drawing.batch_size": (1, INFINITY),
     "callbacks.answers.limit": (1, INFINITY),
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 import callbacks as watch
 from datamodules.chat import ChatDataModule
 from datamodules.digits import prepare as prepare_digits
+from datamodules.drawings import prepare as prepare_drawings
 from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
@@ -31,7 +32,7 @@ from emu2_lit.strategies import AtomicCheckpointIO
 _ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
     "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
 }  # fmt: skip
-_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
+_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes, "drawings": prepare_drawings}
 
 
 def build_origin(recipe: Recipe) -> Origin:

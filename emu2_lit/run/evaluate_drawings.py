@@ -34,6 +34,7 @@ class DrawingScore:
         intervals: at 95%, over prompts.
         published: method -> figures, on the same scale.
         left_out: figure -> why it is not there.
+        logged: figure -> how the summary calls it.
     """
 
     benchmark: str
@@ -44,6 +45,7 @@ class DrawingScore:
     intervals: dict[str, Interval] = field(default_factory=dict)
     published: dict[str, dict[str, float]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    logged: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -85,7 +87,7 @@ def score_drawings(
 
 def summary_figures(scores: Sequence[DrawingScore]) -> dict[str, Any]:
     """What summary.json holds of them."""
-    named = {f"generation/{one.benchmark}/{name}": value for one in scores for name, value in one.figures.items()}
+    named = {f"generation/{one.logged[name]}": value for one in scores for name, value in one.figures.items()}
     return named | ({"drawings": [asdict(one) for one in scores]} if scores else {})
 
 
@@ -103,6 +105,7 @@ def _score(benchmark: DrawingBenchmark, pictures: DrawnPictures, judges: Judges)
         {name: value if math.isfinite(value) else None for name, value in figures.items()},
         {name: mean_interval(values) for name, values in columns.items() if all(map(math.isfinite, values))},
         DRAWINGS.get(benchmark.name, {}), benchmark.left_out(judges),
+        {name: benchmark.logged(name) for name in figures},
     )  # fmt: skip
 
 

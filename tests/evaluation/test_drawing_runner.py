@@ -51,6 +51,13 @@ def test_what_is_there_is_not_drawn_again_and_what_is_missing_is(drawn):
     assert after == before
 
 
+def test_prompts_drawn_together_are_those_drawn_alone(drawn, tmp_path):
+    together = DrawnPictures(tmp_path, 2)
+    draw(tiny_generator(), TASKS, replace(QUICK, batch_size=2), together)
+    for task in TASKS:
+        assert alike(together.read(task), drawn.read(task))
+
+
 def test_a_damaged_picture_is_named(tmp_path):
     pictures = DrawnPictures(tmp_path, 1)
     pictures.path(TASKS[2], 0).write_bytes(b"half")
