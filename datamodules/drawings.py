@@ -18,7 +18,8 @@ from emu2_lit.samples.seeding import hash_seed
 
 VERSION = 1
 PLACES = {"train": 8, "val": 1}  # canvases of each digit's picture
-SIDES = (28, 44)  # of a digit on a canvas, pixels
+SIDES = (28, 35, 42)  # of a digit on a canvas, pixels
+GRID = 7  # pixels between two places of a digit
 FORMS = ("a handwritten {}", "the digit {}", "draw a {}", "{}")
 
 
@@ -70,9 +71,9 @@ def _row(phrase: str, box: tuple[int, ...]) -> list[float]:
 
 
 def random_box(rng: random.Random) -> tuple[int, int, int, int]:
-    """A square on the canvas: x1, y1, x2, y2 in pixels."""
-    side = rng.randint(*SIDES)
-    left, top = rng.randint(0, SIZE - side), rng.randint(0, SIZE - side)
+    """A square on the canvas, at one of 50 places: x1, y1, x2, y2 in pixels."""
+    side = rng.choice(SIDES)
+    left, top = (rng.randrange(0, SIZE - side + 1, GRID) for _ in range(2))
     return left, top, left + side, top + side
 
 

@@ -22,7 +22,7 @@ class Workload:
         images: still pictures of each sample.
         learned: text tokens of each sample that are learned; None: all of its text.
         padded: one row is a token shorter than the others, so that attention needs a mask.
-        regresses: pictures are targets, too.
+        regressed: pictures of each sample that are targets, its last ones; None: no picture is ever one.
     """
 
     samples: int
@@ -30,7 +30,7 @@ class Workload:
     images: int = 1
     learned: int | None = None
     padded: bool = True
-    regresses: bool = False
+    regressed: int | None = None
 
     @property
     def tokens(self) -> int:
@@ -59,8 +59,10 @@ class Workload:
         labels = torch.full_like(ids, IGNORE)
         labels[:, self.length - learned :] = ids[:, self.length - learned :]
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-        if self.regresses:
-            batch["visual_targets_mask"] = ids == slot
+        if self.regressed is not None:
+            mask = ids == slot
+            mask[:, : 1 + slots - self.regressed * len(picture)] = False
+            batch["visual_targets_mask"] = mask
         return batch
 
     def pixels(self, config: Emu2Config) -> tuple[int, int, int, int] | None:

@@ -153,7 +153,7 @@ def _module(recipe: Recipe, config: Emu2Config) -> TuningModule:
     recipe = copy.deepcopy(recipe)
     model = planning.meta_model(config, getattr(torch, recipe.model.dtype), recipe.model.quantization)
     roles = OBJECTIVES[recipe.tuning.objective].needs_role_tokens or config.chat
-    processor = SimpleNamespace(tokenizer=SimpleNamespace(chat=roles))  # all that a model's building asks of it
+    processor = SimpleNamespace(tokenizer=SimpleNamespace(chat=roles), n_query=config.n_query)  # all it asks
     recipe.model.adapter = None
     module = build_module(recipe, Origin(model, config, processor))
     with torch.device("meta"):
@@ -190,12 +190,16 @@ def _workload(recipe: Recipe, config: Emu2Config, images: int | None, devices: i
     data, positions = recipe.data, config.text_config.max_position_embeddings
     if data.max_length > positions:
         raise UserError(f"data.max_length={data.max_length}: the model has {positions} positions; lower it")
-    unified = recipe.tuning.objective == "unified"
+    objective = recipe.tuning.objective
     if images is None:
-        most = max((source.max_images for source in data.sources), default=1) if unified else 1
+        most = {
+            "unified": max((source.max_images for source in data.sources), default=1),
+            "generation": 1 + 2 * data.generation.max_subjects,  # a box and an object of each
+        }.get(objective, 1)
         images = min(most, (data.max_length - 2) // (config.n_query + 2))
     samples = min(data.micro_batch_size, max(1, _samples(recipe)[1] // devices))
-    return Workload(samples, data.max_length, images, regresses=unified)
+    regressed = {"unified": images, "generation": min(images, 1)}.get(objective)
+    return Workload(samples, data.max_length, images, regressed=regressed)
 
 
 Change = tuple[str, tuple[Recipe, Circumstances]]

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.digits import held_out
-from datamodules.drawings import PLACES, SIDES, prepare
+from datamodules.drawings import GRID, PLACES, SIDES, prepare
 from datamodules.importers import captions, grit
 
 
@@ -26,7 +26,7 @@ def test_all_ink_of_a_canvas_lies_in_its_box(drawings):
     for row in lines(drawings, "canvases_val")[:50]:
         grey = np.asarray(Image.open(drawings / row["image"]), dtype=float)
         x1, y1, x2, y2 = (round(edge * 56) for edge in row["ref_exps"][0][2:6])
-        assert SIDES[0] <= x2 - x1 == y2 - y1 <= SIDES[1]
+        assert x2 - x1 == y2 - y1 and x2 - x1 in SIDES and x1 % GRID == y1 % GRID == 0
         assert grey[y1:y2, x1:x2].sum() == grey.sum() > 0
         assert row["ref_exps"][0][:2] == [0, len(row["caption"])]
 

@@ -47,7 +47,7 @@ class Case:
 def planned(case: Case, load: Workload) -> Memory:
     """What the kit predicts."""
     model = planning.meta_model(planning.shortened(case.config), case.dtype, None)
-    module = case.module(model, SimpleNamespace(tokenizer=SimpleNamespace(chat=True)))
+    module = case.module(model, SimpleNamespace(tokenizer=SimpleNamespace(chat=True), n_query=model.config.n_query))
     with torch.device("meta"):
         module.configure_model()
     layout = Layout(planning.measure(module.model, case.config), "auto", 1)

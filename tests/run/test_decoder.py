@@ -22,11 +22,12 @@ SHORT = ("data.global_batch_size=4", "data.micro_batch_size=4", "data.validation
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory, caption_model):
+def trained(tmp_path_factory, caption_model, drawings):
     """A decoder run of few steps, on top of a recipe that it ran first."""
     folder = tmp_path_factory.mktemp("decoder")
-    recipes.save(short("decoder/tiny_vae", folder, *SHORT, "trainer.max_steps=3"), folder / "vae.yaml")
-    overrides = (f"model.decoder={folder / 'vae.yaml'}", f"model.weights={caption_model}", *SHORT)
+    made = f"data.folder={drawings.parent}"
+    recipes.save(short("decoder/tiny_vae", folder, made, *SHORT, "trainer.max_steps=3"), folder / "vae.yaml")
+    overrides = (f"model.decoder={folder / 'vae.yaml'}", f"model.weights={caption_model}", made, *SHORT)
     return fit(short("decoder/tiny", folder, *overrides, "trainer.max_steps=2", "trainer.val_check_interval=1"))
 
 
@@ -42,17 +43,17 @@ def test_a_recipe_as_decoder_runs_first_and_its_vae_is_kept(trained):
     assert changed == {"unet"}
 
 
-def test_scaled_latents_have_a_mean_square_of_one(trained):
+def test_scaled_latents_have_a_mean_square_of_one(trained, drawings):
     vae = Emu2VisualDecoder.from_pretrained(trained.directory / "model").vae
-    folder = trained.directory.parent / "data" / "digits" / "images"
+    folder = drawings / "images"
     pixels = torch.stack([target_pixels(load_image(file)) for file in sorted(folder.iterdir())[:64]])
     with torch.no_grad():
         latents = vae.encode(pixels).latent_dist.sample() * vae.config.scaling_factor
     assert latents.square().mean().item() == pytest.approx(1.0, rel=0.15)
 
 
-def test_what_a_run_leaves_draws(trained, caption_model, tmp_path, capsys):
-    picture = next((trained.directory.parent / "data" / "digits" / "images").iterdir())
+def test_what_a_run_leaves_draws(trained, caption_model, tmp_path, capsys, drawings):
+    picture = next((drawings / "images").iterdir())
     for decoder in (trained.directory, trained.directory / "model"):
         out = tmp_path / "out.png"
         command = ["generate", caption_model, "--image", picture, "--decoder", decoder, "--steps", "2", "--out", out]

@@ -18,14 +18,14 @@ EVALUATED = [name for name in recipes.names() if name.startswith("evaluate/") an
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_two_steps(name, caption_model, tmp_path, episodes):
+def test_two_steps(name, caption_model, tmp_path, episodes, drawings):
     values = recipes.read(name)
     overrides = [
         "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.val_check_interval=null", "trainer.accelerator=cpu",
         "trainer.devices=1", "data.micro_batch_size=2", "data.workers=0", "data.validation_limit=4",
     ]  # fmt: skip
-    if values["data"]["prepare"] == "episodes":
-        overrides.append(f"data.folder={episodes.parent}")
+    made = {"episodes": episodes, "drawings": drawings}.get(values["data"]["prepare"])
+    overrides += [f"data.folder={made.parent}"] if made else []
     sizes = [f"types.{place}.batch_size" for place in range(len(values["data"]["types"]))] or ["global_batch_size"]
     overrides += [f"data.{size}=4" for size in sizes]
     kind = "chat" if values["tuning"]["objective"] == "chat" else "captions"
@@ -34,7 +34,11 @@ def test_two_steps(name, caption_model, tmp_path, episodes):
     if values["model"]["weights"]:
         overrides.append(f"model.weights={caption_model}")
     if values["tuning"]["objective"] in ("decoder", "autoencoder"):
-        overrides += ["model.decoder=tiny", "data.pictures.min_size=0"]
+        overrides += ["data.pictures.min_size=0"]
+    if values["tuning"]["objective"] == "generation":
+        overrides += ["data.generation.min_size=8", "drawing.steps=2"]
+    if values["model"]["decoder"]:
+        overrides.append("model.decoder=tiny")
     if values["callbacks"]["answers"]:
         overrides += ["callbacks.answers.limit=4", "callbacks.answers.max_new_tokens=2"]
     overrides += [f"evaluation.benchmarks.{place}.limit=4" for place in range(len(values["evaluation"]["benchmarks"]))]
