@@ -1,5 +1,7 @@
 """Training of the visual decoder: the loss by hand, what is drawn at random, what trains, exact resume."""
 
+import json
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,6 +14,7 @@ from emu2_lit.model import Emu2Config, Emu2DecoderConfig, Emu2ForConditionalGene
 from emu2_lit.model.detokenizer import Draws, Emu2Detokenizer
 from emu2_lit.modules import AutoencoderTuning, DecoderTuning
 from emu2_lit.settings import LoraSettings, OptimizerSettings, PictureSettings, SourceSettings
+from tests.distributed import run_ranks
 from tests.modules.runs import STEPS, run
 
 TINY, DECODER = Emu2Config.preset("tiny"), Emu2DecoderConfig.preset("tiny")
@@ -190,6 +193,20 @@ def test_a_micro_batch_without_pictures_counts_nothing(digits, tmp_path):
     ran = decoder_run(digits, tmp_path, sources=texts, stop=2)
     assert set(ran.losses.values()) == {0.0}
     assert all(tensor.isfinite().all() for tensor in ran.trained.values())
+
+
+def test_ranks_agree_also_where_one_has_no_picture(digits, tmp_path):
+    lines = json.loads((digits / "captions_train.json").read_text())[:4]
+    rows = [row | {"image": str(digits / row["image"])} for row in lines] + [{"text": "no picture"}] * 4
+    mixed = tmp_path / "mixed.jsonl"
+    mixed.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = run_ranks(_rank_run, 2, digits, tmp_path, mixed)
+    assert first.losses == second.losses and len(first.losses) == 4
+    assert all(torch.equal(tensor, second.trained[name]) for name, tensor in first.trained.items())
+
+
+def _rank_run(digits, root, mixed):
+    return decoder_run(digits, root, micro=1, sources=mixed, stop=4)
 
 
 @pytest.mark.parametrize(("objective", "share"), [(DecoderTuning, 0.85), (AutoencoderTuning, 0.5)])
