@@ -8,7 +8,7 @@ from PIL import Image
 from callbacks.grid import Cell, draw_grid
 from emu2_lit.evaluation.drawing_benchmark import DrawingTask
 from emu2_lit.evaluation.encoders import read
-from emu2_lit.model import Subject
+from emu2_lit.model.subjects import Subject, pictures_of
 
 _SIDE = 256  # pixels of a picture on a sheet
 _WIDEST = 8  # pictures in a row
@@ -32,16 +32,10 @@ def tasks_sheet(tasks: Sequence[DrawingTask], drawn: Callable[[DrawingTask], lis
 
 def shown(prompt: Sequence[Any]) -> list[Captioned]:
     """The pictures of a prompt, the whole of it in words under the first."""
-    pictures = [picture for part in prompt for picture in _pictures(part)] or [None]
+    pictures = [picture for part in prompt for picture in pictures_of(part)] or [None]
     words = "".join(_words(part) for part in prompt)
     return [(picture if picture is None else read(picture), "" if place else words)
             for place, picture in enumerate(pictures)]  # fmt: skip
-
-
-def _pictures(part: Any) -> list[Any]:
-    if isinstance(part, str):
-        return []
-    return part.pictures if isinstance(part, Subject) else [part]
 
 
 def _words(part: Any) -> str:

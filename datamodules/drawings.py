@@ -14,13 +14,13 @@ import numpy as np
 from PIL import Image
 
 from datamodules.digits import SIZE, WORDS, held_out, load_digits, publish
+from emu2_lit.evaluation.benchmarks.drawn_digits import FORMS
 from emu2_lit.samples.seeding import hash_seed
 
 VERSION = 1
 PLACES = {"train": 8, "val": 1}  # canvases of each digit's picture
 SIDES = (28, 35, 42)  # of a digit on a canvas, pixels
 GRID = 7  # pixels between two places of a digit
-FORMS = ("a handwritten {}", "the digit {}", "draw a {}", "{}")
 
 
 def prepare(folder: str | Path) -> Path:

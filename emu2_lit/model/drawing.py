@@ -29,7 +29,7 @@ from emu2_lit.model.special_tokens import (
     VIDEO_PLACEHOLDER,
     location_token,
 )
-from emu2_lit.model.subjects import Subject, subject_segments
+from emu2_lit.model.subjects import Subject, pictures_of, subject_segments
 from emu2_lit.settings import DrawingSettings
 
 Prompt = Sequence[Any]  # texts (str), pictures (PIL images, paths (Path) or bytes) and Subjects
@@ -189,7 +189,7 @@ class Emu2Generator:
     def _batch(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         segments = [prompt_segments(prompt) for prompt in prompts]
         batch = self.processor.pad([self.processor.encode_segments(one)[0] for one in segments])
-        pictures = [picture for prompt in prompts for part in prompt for picture in _pictures(part)]
+        pictures = [picture for prompt in prompts for part in prompt for picture in pictures_of(part)]
         return batch | ({"pixel_values": self.processor.pixels(pictures)} if pictures else {})
 
 
@@ -211,12 +211,6 @@ def _pieces(part: Any) -> list[Segment]:
     if isinstance(part, str):
         return [_plain(piece) for piece in parse_prompt(part)]
     return subject_segments(part) if isinstance(part, Subject) else [Segment("image")]
-
-
-def _pictures(part: Any) -> list[Any]:
-    if isinstance(part, str):
-        return []
-    return part.pictures if isinstance(part, Subject) else [part]
 
 
 def _plain(piece: Segment) -> Segment:

@@ -38,6 +38,13 @@ class Subject:
         return drawn if self.picture is None else [*drawn, self.picture]
 
 
+def pictures_of(part: Any) -> list[Any]:
+    """The pictures of one part of a prompt: none of a text, those of a subject, or the part itself."""
+    if isinstance(part, str):
+        return []
+    return part.pictures if isinstance(part, Subject) else [part]
+
+
 def subject_segments(subject: Subject) -> list[Segment]:
     """`<phrase>`name`</phrase>` `<object>` box picture `</object>` object picture (paper section 2.3.2, with the
     names that the published tokenizer has); what is not known is left out."""
