@@ -5,6 +5,8 @@ from callbacks.batch_digests import BatchDigests
 from callbacks.catch_up import CatchUpValidation
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
 from callbacks.faults import FaultCallback
+from callbacks.generation_evaluation import GenerationEvaluation
+from callbacks.generation_samples import GenerationSamples
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
 from callbacks.in_context import InContextEvaluation
@@ -23,6 +25,8 @@ __all__ = [
     "DataLedger",
     "FaultCallback",
     "GeneratedAnswers",
+    "GenerationEvaluation",
+    "GenerationSamples",
     "GracefulStop",
     "GradientCheck",
     "InContextEvaluation",

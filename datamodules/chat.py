@@ -11,15 +11,17 @@ from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
 from datamodules.documents import DocumentRules
+from datamodules.generation import GenerationRules, rules_for
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
+from datamodules.pictures import PictureRules
 from datamodules.sources import Source, open_sources
 from datamodules.split import Split, TypedSplit
 from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
-from emu2_lit.settings import SourceSettings, TypeSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings, TypeSettings
 
 _NOTHING_BAD = {"drawn": {}, "bad": {}, "reasons": {}}
 
@@ -39,6 +41,8 @@ class ChatDataModule(LightningDataModule):
         types: the data types that `source.type` names, with their batch sizes; none: one stream.
         mixing: how types share steps.
         learn_pictures: documents are learned with their pictures (the unified objective).
+        generation: samples end in the picture that is to be drawn, and are varied so (generation tuning).
+        pictures: of any sample its last picture alone is learned, cut so (the visual decoder); `size` is given.
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
         may_change: of seed, types, fingerprints and weights, what may differ from the checkpoint's.
@@ -60,6 +64,8 @@ class ChatDataModule(LightningDataModule):
         types: list[TypeSettings] = (),
         mixing: Literal["alternate", "together"] = "alternate",
         learn_pictures: bool = False,
+        generation: GenerationSettings | None = None,
+        pictures: PictureSettings | None = None,
         digests: bool = False,
         may_change: Sequence[str] = (),
     ):
@@ -69,8 +75,8 @@ class ChatDataModule(LightningDataModule):
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
-        self.learn_pictures, self.digests = learn_pictures, digests
-        self.may_change = set(may_change)
+        self.learn_pictures, self.generation, self.pictures = learn_pictures, generation, pictures
+        self.digests, self.may_change = digests, set(may_change)
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
         self._budget: Budget | None = None
@@ -226,8 +232,8 @@ class ChatDataModule(LightningDataModule):
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
         return [places[place] for place in sorted(chosen)]
 
-    def _rules(self, seed: int) -> DocumentRules:
-        return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
+    def _rules(self, seed: int) -> DocumentRules | GenerationRules | PictureRules:
+        return rules_for(self.processor, self.max_length, seed, self.learn_pictures, self.generation, self.pictures)
 
     def _collator(self, digests: bool = False) -> Collator:
         return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id, digests)

@@ -27,10 +27,11 @@ class Collator:
     """Collates a micro-batch of B draws into a dict.
 
     input_ids, attention_mask, labels: (B, T) int64; visual_targets_mask: (B, T) bool, all right-padded;
-    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, absent where
-        there are none; and Python lists: sample_ids, sources, epochs, positions (in the order), skipped (dicts:
-        source, id, reason, position, epoch) and, if `digests`, digests. A draw without a sample is a row of BOS
-        alone, without labels.
+    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, target_pixels:
+        (targets, 3, P, P) and sizes: (targets, 6) of what the visual decoder is to draw, each absent where there are
+        none; and Python lists: sample_ids, sources, epochs, positions (in the order), skipped (dicts: source, id,
+        reason, position, epoch) and, if `digests`, digests. A draw without a sample is a row of BOS alone, without
+        labels.
 
     A UserError is returned in place of the batch: raised here, in a worker, it would reach the user as a
     traceback.
@@ -50,7 +51,7 @@ class Collator:
             "labels": _pad([item.labels for item in items], IGNORE),
             "visual_targets_mask": _pad([item.visual_targets_mask for item in items], False),
         }
-        for name in ("pixel_values", "video_pixel_values"):
+        for name in ("pixel_values", "video_pixel_values", "target_pixels", "sizes"):
             pixels = [getattr(item, name) for item in items if getattr(item, name) is not None]
             if pixels:
                 batch[name] = torch.cat(pixels)

@@ -8,6 +8,8 @@ from torch.utils.data import Dataset
 from datamodules.budget import Skipped
 from datamodules.collate import Draw
 from datamodules.documents import DocumentRules
+from datamodules.generation import GenerationRules
+from datamodules.pictures import PictureRules
 from datamodules.sources import Source
 from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import encode
@@ -18,7 +20,8 @@ Position = int | tuple[int, int]  # in the order; where data have types, the typ
 
 class SampleDataset(Dataset):
     """`dataset[position]` draws, imports and encodes one sample; a bad one becomes a Skipped in its slot. Where data
-    have types, positions are pairs of type and position in the type's order. `rules` make the documents."""
+    have types, positions are pairs of type and position in the type's order. `rules` make what is learned of documents
+    or, where pictures are drawn, of all samples."""
 
     def __init__(
         self,
@@ -26,7 +29,7 @@ class SampleDataset(Dataset):
         order: Callable[[Position], tuple[int, int, int] | None],
         processor: Any,
         max_length: int,
-        rules: DocumentRules | None = None,
+        rules: DocumentRules | GenerationRules | PictureRules | None = None,
     ):
         self.sources, self.order, self.processor, self.max_length = sources, order, processor, max_length
         self.rules = rules or DocumentRules(processor, max_length)

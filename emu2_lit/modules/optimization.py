@@ -46,7 +46,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 
 
 def schedule(optimizer: Optimizer, settings: OptimizerSettings, total_steps: int) -> LambdaLR:
-    """Linear warm-up to the peak, then cosine, linear or constant to the last step.
+    """Warm-up to the peak, then cosine, linear or constant to the last step.
 
     Raises:
         UserError: an unknown schedule, or no number of steps.
@@ -76,7 +76,8 @@ def learning_rate_factor(step: int, settings: OptimizerSettings, total_steps: in
     """The share of the peak learning rate that optimizer step `step` (from 0) runs at."""
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:
-        return (step + 1) / warmup
+        done = step + 1
+        return math.log(done + 1) / math.log(warmup + 1) if settings.warmup == "log" else done / warmup
     if settings.schedule == "constant":
         return 1.0
     progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)

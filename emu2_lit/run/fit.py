@@ -17,14 +17,16 @@ from callbacks import DataLedger, FaultCallback, GracefulStop, InContextEvaluati
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model.lora import save_adapter
-from emu2_lit.modules import TuningModule
+from emu2_lit.modules import DrawingTuning, TuningModule
 from emu2_lit.recipe.schema import Recipe
-from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, draws
 from emu2_lit.run.farewell import farewell
 from emu2_lit.run.memory import memory_advice
 from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
+from emu2_lit.run.room import check_memory
 
-_FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
+# Figures that the summary keeps
+_FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
 
 
 @dataclass
@@ -60,14 +62,17 @@ def fit(recipe: Recipe) -> RunResult:
     about, checkpoint = about_run(recipe), find_checkpoint(recipe, folder)  # before weights are put for a recipe
     if checkpoint is not None:
         check_changes(checkpoint, about["recipe"], recipe.resume.allow)
-    if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
-        base = fit_base(recipe, folder / "base")
-        if base.status == "interrupted":
-            return RunResult("interrupted", folder, base.summary)
+    for key, place in (("weights", "base"), ("decoder", "decoder_base")):
+        if recipes.is_recipe(getattr(recipe.model, key) or ""):
+            base = fit_base(recipe, folder / place, key)
+            if base.status == "interrupted":
+                return RunResult("interrupted", folder, base.summary)
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
+    if recipe.trainer.check_memory and not draws(recipe):
+        check_memory(recipe, trainer)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
     with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):
@@ -122,12 +127,12 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return summary if done else None
 
 
-def fit_base(recipe: Recipe, folder: Path) -> RunResult:
-    """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
-    base = recipes.load(recipe.model.weights, [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
+def fit_base(recipe: Recipe, folder: Path, key: str = "weights") -> RunResult:
+    """Run the recipe that a key of the model section names, and point the key to what it leaves."""
+    base = recipes.load(getattr(recipe.model, key), [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
     result = fit(base)
-    recipe.model.weights = str(folder)
+    setattr(recipe.model, key, str(folder))
     return result
 
 
@@ -159,8 +164,11 @@ def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str
 
 
 def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: Path) -> None:
-    """The adapter as a PEFT folder, or the whole model as a Hugging Face folder; the processor beside it."""
-    if module.lora:
+    """The adapter as a PEFT folder, or the whole model as a Hugging Face folder, the processor beside it; or the visual
+    decoder as a folder of Emu2-Gen has it."""
+    if isinstance(module, DrawingTuning):
+        module.save_decoder(target, getattr(torch, recipe.model.dtype))
+    elif module.lora:
         save_adapter(module.model, target, base)
         module.processor.save_pretrained(target)
     else:
