@@ -1,8 +1,8 @@
 """From a recipe to Lightning's objects: module, datamodule, callbacks, trainer."""
 
 import math
-from datetime import timedelta
 from dataclasses import replace
+from datetime import timedelta
 from functools import cache, partial
 from pathlib import Path
 from typing import Any

@@ -39,7 +39,7 @@ class FileSlice:
         try:
             with open(self.path, "rb") as file:
                 if self.stamp not in (None, stamp_of(file.fileno())):
-                    raise BadSample(f"{self.path} has changed since this run began to read it: restore it, or start again")
+                    raise BadSample(f"{self.path} has changed since this run began to read it: restore it")
                 file.seek(self.offset)
                 data = file.read(self.size)
         except OSError as error:
