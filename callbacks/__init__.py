@@ -8,6 +8,7 @@ from callbacks.in_context import InContextEvaluation
 from callbacks.ledger_writer import DataLedger
 from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
+from callbacks.status_file import StatusFile
 from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
@@ -20,6 +21,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLines",
     "Report",
+    "StatusFile",
     "StepCheckpoint",
     "Throughput",
     "WhatTrains",

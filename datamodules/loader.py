@@ -20,13 +20,22 @@ from datamodules.dataset import SampleDataset
 from datamodules.split import Split, StepBatches, TypedSplit
 from emu2_lit.errors import UserError
 from emu2_lit.ranks import all_reduced, gathered
+from emu2_lit.signals import shielded
+
+
+class _ShieldedLoader(DataLoader):
+    """Its workers, and whatever starts them, survive a scheduler's warning."""
+
+    def __iter__(self) -> Iterator[Any]:
+        with shielded():
+            return super().__iter__()
 
 
 def batches(dataset: SampleDataset, sampler: Iterable[list[int]], collate: Collator, workers: int) -> DataLoader:
     """A torch DataLoader that leaves the process's own random generator alone."""
     leaving = multiprocessing.Event()
     Finalize(None, leaving.set, exitpriority=1)  # Python then terminates its daemons, the workers, and waits for them
-    return DataLoader(
+    return _ShieldedLoader(
         dataset,
         batch_sampler=sampler,
         collate_fn=collate,

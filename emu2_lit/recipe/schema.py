@@ -11,6 +11,7 @@ from typing import Literal, get_args
 
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
+from emu2_lit.settings import SlurmSettings as SlurmSection
 from emu2_lit.settings import SourceSettings as SourceSection
 from emu2_lit.settings import TypeSettings as TypeSection
 
@@ -163,6 +164,7 @@ class Recipe:
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     run: RunSection = field(default_factory=RunSection)
+    slurm: SlurmSection = field(default_factory=SlurmSection)
     resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
 
     @property
@@ -230,6 +232,12 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "callbacks.gradient_check_steps": (0, INFINITY),
     "callbacks.checkpoint_every_n_steps": (1, INFINITY),
     "callbacks.keep_checkpoints": (1, INFINITY),
+    "slurm.nodes": (1, INFINITY),
+    "slurm.gpus": (0, INFINITY),
+    "slurm.cpus": (1, INFINITY),
+    "slurm.signal_lead": (1, 65535),
+    "slurm.max_restarts_without_progress": (1, INFINITY),
+    "slurm.array_parallel": (1, INFINITY),
 }
 
 

@@ -16,10 +16,11 @@ from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
+from emu2_lit.job import Job
 from emu2_lit.modules import OBJECTIVES, TuningModule
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, Recipe, TuningSection
 from emu2_lit.run.origin import Origin, resolve
-from emu2_lit.strategies import AtomicCheckpointIO
+from emu2_lit.strategies import AtomicCheckpointIO, check_devices, cluster_environment
 
 _PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
 
@@ -84,13 +85,15 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
 def build_callbacks(recipe: Recipe) -> list[Callback]:
     """Everything that watches the run."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
-    built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
+    built: list[Callback] = [watch.GracefulStop(folder=folder), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
         built.append(watch.progress())
     if wanted.gradient_check_steps:
         built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
     if recipe.trainer.fast_dev_run:
         return built
+    job = Job.here()
+    built.append(watch.StatusFile(folder / "status.json", restarts=job.restarts if job else 0))
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
     if wanted.throughput:
         built.append(watch.Throughput())
@@ -149,8 +152,9 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,
         callbacks=build_callbacks(recipe),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *cluster_plugins(recipe)],
     )
+    check_devices(trainer.num_devices, trainer.num_nodes)
     passes = _micro_batches(recipe.data, trainer.world_size)
     trainer.accumulate_grad_batches = passes
     if settings.fast_dev_run:
@@ -171,6 +175,12 @@ def _micro_batches(data: DataSection, world_size: int) -> int:
             f"{data.micro_batch_size} times {world_size} device(s): change one of them"
         )
     return passes
+
+
+def cluster_plugins(recipe: Recipe) -> list:
+    """How the ranks find each other under SLURM; else nothing. UserError: it has started others than are wanted."""
+    found = cluster_environment(recipe.trainer.devices, recipe.trainer.num_nodes)
+    return [found] if found else []
 
 
 def _make_trainer(**arguments: Any) -> Trainer:

@@ -26,6 +26,7 @@ from emu2_lit.evaluation.published import published
 from emu2_lit.evaluation.runner import predict
 from emu2_lit.ranks import place
 from emu2_lit.recipe.schema import Recipe
+from emu2_lit.run.assemble import cluster_plugins
 from emu2_lit.run.fit import fit_base, save_recipe
 from emu2_lit.run.result import load_run
 from emu2_lit.samples.seeding import hash_seed
@@ -87,7 +88,10 @@ def _launched(recipe: Recipe) -> Fabric:
     """One process per device; the items are shared among them."""
     settings = recipe.trainer
     devices = settings.devices if settings.devices != "auto" else 1
-    fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=settings.num_nodes)
+    fabric = Fabric(
+        accelerator=settings.accelerator, devices=devices, num_nodes=settings.num_nodes,
+        plugins=cluster_plugins(recipe),
+    )  # fmt: skip
     fabric.launch()
     return fabric
 

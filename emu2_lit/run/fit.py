@@ -14,11 +14,14 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput, find_last_checkpoint
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
+from emu2_lit.job import Job, clear_triggers
 from emu2_lit.model.lora import save_adapter
 from emu2_lit.modules import TuningModule
 from emu2_lit.recipe.schema import Recipe
-from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, cluster_plugins
 from emu2_lit.run.farewell import farewell
+from emu2_lit.signals import early
+from emu2_lit.strategies import started_by_srun
 
 _FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
 
@@ -50,13 +53,20 @@ def fit(recipe: Recipe) -> RunResult:
         UserError: something in the recipe, the data or the weights is wrong.
     """
     folder = Path(recipe.run.dir)
+    cluster_plugins(recipe)  # refuses a job of another shape before anything is loaded
     done = _finished(recipe, folder)
     if done is not None:
         return RunResult("already finished", folder, done)
+    job = Job.here()
+    if job is None:
+        clear_triggers(folder)
     if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
         base = fit_base(recipe, folder / "base")
         if base.status == "interrupted":
             return RunResult("interrupted", folder, base.summary)
+    early.while_loading()
+    if job is not None:
+        _begin(job, recipe, folder)
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
@@ -68,8 +78,11 @@ def fit(recipe: Recipe) -> RunResult:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
-    if _stopped(trainer):
-        return RunResult("interrupted", folder, {"steps": trainer.global_step})
+    stop = _graceful_stop(trainer)
+    if stop.stopped:
+        told = {"reason": stop.reason, "final": stop.final, "seconds": stop.seconds}
+        return RunResult("interrupted", folder, {"steps": trainer.global_step} | told)
+    early.nothing_left_to_save(stop.received)
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
         with _interrupts():
             trainer.validate(module, datamodule, verbose=False)
@@ -104,6 +117,9 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
 def fit_base(recipe: Recipe, folder: Path) -> RunResult:
     """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
     base = recipes.load(recipe.model.weights, [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
+    base.slurm = recipe.slurm
+    if started_by_srun():  # as many processes as there are
+        base.trainer.num_nodes, base.trainer.devices = recipe.trainer.num_nodes, recipe.trainer.devices
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
     result = fit(base)
     recipe.model.weights = str(folder)
@@ -132,8 +148,19 @@ def _refuse_overwriting(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _stopped(trainer: Trainer) -> bool:
-    return any(callback.stopped for callback in trainer.callbacks if isinstance(callback, GracefulStop))
+def _graceful_stop(trainer: Trainer) -> GracefulStop:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))
+
+
+def _begin(job: Job, recipe: Recipe, folder: Path) -> None:
+    """A job that was started again goes on with its own checkpoints, also where it first began with another's."""
+    checkpoint = find_last_checkpoint(folder / "checkpoints")
+    step = int(checkpoint.stem.split("=")[1]) if checkpoint else 0
+    job.begin(folder, step, recipe.slurm.max_restarts_without_progress)
+    if job.restarts:
+        rank_zero_info(f"Restart {job.restarts} of this job: {folder} stands at step {step}")
+        if checkpoint and job.is_of_this_job(checkpoint):
+            recipe.resume = "auto"
 
 
 @rank_zero_only

@@ -1,5 +1,6 @@
-"""What the engines need for this model: loading, sharding, atomic saving."""
+"""What the engines need for this model: loading, sharding, atomic saving, ranks under SLURM."""
 
 from emu2_lit.strategies.atomic import AtomicCheckpointIO
+from emu2_lit.strategies.srun import check_devices, cluster_environment, started_by_srun
 
-__all__ = ["AtomicCheckpointIO"]
+__all__ = ["AtomicCheckpointIO", "check_devices", "cluster_environment", "started_by_srun"]
