@@ -128,7 +128,8 @@ def _status(run: Path) -> RunStatus:
     job_id = job_id_of(run)
     known = commands.job(job_id) if job_id and commands.available() else {}
     found = RunStatus(run=str(run), job=job_id, state=known.get("JobState") or _own_state(summary, progress))
-    found.reason = _told(known.get("Reason")) or progress.get("reason")
+    reasons = [_told(known.get("Reason")), progress.get("reason")]  # an ended job's own is only that it failed
+    found.reason = next(filter(None, reasons if commands.is_alive(found.state) else reversed(reasons)), None)
     found.nodes, found.elapsed, found.limit = (_told(known.get(key)) for key in ("NodeList", "RunTime", "TimeLimit"))
     found.log = _told(known.get("StdOut")) or _last_log(run, job_id)
     _add_progress(found, summary, progress)

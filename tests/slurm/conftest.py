@@ -22,7 +22,7 @@ data:
   workers: 1
 optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
 trainer: {{max_steps: {steps}, accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}}
-callbacks: {{answers: null, report: false, checkpoint_every_n_steps: 1000}}
+callbacks: {{answers: null, report: false, checkpoint_every_n_steps: 10}}
 run: {{logger: [csv]}}
 slurm: {{time: "10:00", signal_lead: 30, environment: {{OMP_NUM_THREADS: "1"}}}}
 """
@@ -66,6 +66,10 @@ class Jobs:
             lambda: self.told(run),
         )  # fmt: skip
 
+    def wait_for_checkpoint(self, run: str, seconds: float = 120) -> None:
+        """Until the run is well under way."""
+        wait_for(lambda: list(Path(run).glob("checkpoints/step=*.ckpt")), seconds, lambda: self.told(run))
+
     def wait_for_state(self, run: str, job: str, *states: str, seconds: float = 120) -> None:
         """Until SLURM says so of the job."""
         told = lambda: f"{self.cluster.show(job)}\n{self.told(run)}"  # noqa: E731
@@ -79,10 +83,10 @@ def jobs(cluster, digits, tmp_path, monkeypatch) -> Jobs:
     monkeypatch.setenv("SLURM_CONF", str(cluster.configuration))
     monkeypatch.setenv("EMU2_LIT_SLURM", str(tmp_path / "site.yaml"))
     (tmp_path / "site.yaml").write_text("partition: debug\n")
-    (tmp_path / "mine.yaml").write_text(RECIPE.format(digits=digits, steps=120))
+    (tmp_path / "mine.yaml").write_text(RECIPE.format(digits=digits, steps=40))
     return Jobs(cluster, tmp_path / "mine.yaml")
 
 
-def weights(run: Path) -> str:
+def weights(run: str) -> str:
     """A digest of what a run has learned."""
-    return hashlib.sha256((run / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
+    return hashlib.sha256((Path(run) / "adapter" / "adapter_model.safetensors").read_bytes()).hexdigest()
