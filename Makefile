@@ -1,5 +1,5 @@
 PYTHON ?= python3
-EXTRAS ?= dev,qlora,parquet
+EXTRAS ?= dev,qlora,parquet,generation
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

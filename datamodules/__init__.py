@@ -1,5 +1,6 @@
-"""What the model learns from: importers -> Sample -> order -> batches -> LightningDataModules."""
+"""What a run learns from: importers make Samples, the order arranges them, the loader deals them out in batches."""
 
 from datamodules.chat import ChatDataModule
+from datamodules.interleaved import InterleavedDataModule
 
-__all__ = ["ChatDataModule"]
+__all__ = ["ChatDataModule", "InterleavedDataModule"]

@@ -51,6 +51,18 @@ class OptimizerSettings:
 
 
 @dataclass
+class DrawingSettings:
+    """How the visual decoder draws; the defaults are those of the paper (supplement E)."""
+
+    guidance_scale: float = 3.0  # how far to go away from an empty prompt; 1 is no guidance
+    steps: int = 50  # of denoising
+    height: int | None = None  # pixels, a multiple of 8; null: what the decoder was made for (published: 1024)
+    width: int | None = None  # likewise
+    images_per_prompt: int = 1  # pictures of one prompt
+    seed: int = 0  # of the first picture's noise; the next ones count up
+
+
+@dataclass
 class SourceSettings:
     """One file, or set of tars, of samples."""
 

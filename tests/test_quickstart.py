@@ -23,3 +23,12 @@ def test_eight_samples_are_learned_by_heart(tmp_path):
     summary = json.loads((tmp_path / "runs" / "debug" / "overfit" / "summary.json").read_text())
     assert summary["val/exact_match"] == 1.0
     assert summary["train/loss"] < 0.05
+
+
+@pytest.mark.long
+def test_examples_teach_the_names_of_unseen_classes(tmp_path):
+    subprocess.run([sys.executable, "-m", "emu2_lit", "fit", "quickstart/in_context"], cwd=tmp_path, check=True)
+    summary = json.loads((tmp_path / "runs" / "quickstart" / "in_context" / "summary.json").read_text())
+    scores = [summary[f"in_context/fast_binding_2way/shots_{shots}"] for shots in (0, 1, 2, 4)]
+    assert 0.46 < scores[0] < 0.54 and scores[1] >= 0.75 and scores[3] >= 0.90
+    assert summary["in_context_base/fast_binding_2way/shots_4"] >= 0.90

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from emu2_lit import __version__
-from emu2_lit.cli import chat, data, evaluate, export, fit, recipes, slurm, weights
+from emu2_lit.cli import chat, data, evaluate, export, fit, generate, recipes, slurm, weights
 from emu2_lit.cli.quiet import hush
 from emu2_lit.errors import UserError
 from emu2_lit.signals import StopRequested
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="emu2-lit", description="Fine-tune Emu2 from a recipe, and talk to the result.")
     root.add_argument("--version", action="version", version=f"emu2-lit {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (recipes, fit, evaluate, chat, export, weights, data, slurm):
+    for group in (recipes, fit, evaluate, chat, generate, export, weights, data, slurm):
         group.register(commands)
     return root
 

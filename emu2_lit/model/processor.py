@@ -99,9 +99,9 @@ class Emu2Processor:
                 raise UserError(f"{slots} {kind} placeholders in the text, {len(given)} {kind}s given")
         batch = self.pad([self.encode_segments(prompt)[0] for prompt in prompts])
         if images:
-            batch["pixel_values"] = self._pixels(images)
+            batch["pixel_values"] = self.pixels(images)
         if frames:
-            batch["video_pixel_values"] = self._pixels(frames)
+            batch["video_pixel_values"] = self.pixels(frames)
         return BatchFeature(batch)
 
     def encode_segments(self, segments: Iterable[Segment]) -> tuple[list[int], list[bool]]:
@@ -119,7 +119,12 @@ class Emu2Processor:
             attention_mask[row, place] = 1
         return {"input_ids": input_ids, "attention_mask": attention_mask}
 
-    def _pixels(self, images: Sequence[Any]) -> Tensor:
+    def pixels(self, images: Sequence[Any]) -> Tensor:
+        """Pictures as the tower takes them, (images, 3, size, size).
+
+        Raises:
+            UserError: one cannot be read.
+        """
         try:
             return torch.stack([pixel_values(load_image(image), self.image_size) for image in images])
         except ImageError as error:

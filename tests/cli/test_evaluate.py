@@ -1,6 +1,10 @@
 """`evaluate`: scores, the page, submissions, going on, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -95,6 +99,22 @@ def test_shots_that_do_not_fit_are_said(emu2_lit, recipe, tmp_path):
 def test_mistakes_are_one_message(emu2_lit, recipe, override, told):
     status, out, err = emu2_lit("evaluate", recipe, override)
     assert status == 2 and told in err and "Traceback" not in err
+
+
+def test_two_processes_share_the_items(recipe, tmp_path):
+    command = [sys.executable, "-m", "emu2_lit", "evaluate", recipe.name]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
+    told = {
+        devices: subprocess.run(
+            [*command, f"trainer.devices={devices}", f"run.dir=on{devices}", "--json"],
+            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300,
+        )
+        for devices in (1, 2)
+    }  # fmt: skip
+    assert [one.returncode for one in told.values()] == [0, 0], told[2].stderr
+    assert json.loads(told[1].stdout) == json.loads(told[2].stdout)
+    written = tmp_path.glob("on2/predictions/mine/shots_2-*/rank*.jsonl")
+    assert sorted(path.read_text().count('"id"') for path in written) == [2, 3]
 
 
 def test_an_evaluation_recipe_trains_nothing(emu2_lit, recipe):

@@ -39,7 +39,7 @@ def test_the_record_of_the_base_is_what_it_scores(accuracy):
 
 def test_the_recipe_sets_out_as_recorded(episodes, tmp_path):
     """Its first stage, from random weights: the first steps follow the recorded loss."""
-    record = json.loads((BASE / "made_by.json").read_text())["loss"]
+    record = json.loads((BASE / "made_by.json").read_text())["stages"]["pretrain/tiny_caption"]["loss"]
     recipe = short("pretrain/tiny_caption", tmp_path, f"data.folder={episodes.parent}", "data.workers=0")
     origin = build_origin(recipe)
     trainer = build_trainer(recipe)

@@ -48,9 +48,9 @@ class GeneratedBinding(FastBinding):
     metric = "exact_match"
     answer_by = "generation"
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, name: str = "fast_binding_2way_generated"):
         super().__init__(path)
-        self.name += "_generated"
+        self.name = name
 
     def clean(self, text: str) -> str:
         return text.split(".", 1)[0].strip()
@@ -81,4 +81,6 @@ def _named(id: str, place: int, pair: dict[str, Any], root: Path) -> Question:
 BENCHMARKS = {
     "fast_binding_2way": lambda path, split: FastBinding(path),
     "fast_binding_2way_generated": lambda path, split: GeneratedBinding(path),
+    # Open-ended miniImageNet, its episodes written in this form
+    "open_mini_imagenet": lambda path, split: GeneratedBinding(path, "open_mini_imagenet"),
 }
