@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,14 +28,21 @@ def compare(name: str, command: str, ways: dict[str, Callable[[], object]], repe
             seconds[label].append(time.perf_counter() - start)
     medians = {label: statistics.median(times) for label, times in seconds.items()}
     first = next(iter(medians.values()))
-    result = dict(
-        name=name, command=command, torch=torch.__version__, threads=torch.get_num_threads(),
-        machine=f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}",
+    for label, median in medians.items():
+        print(f"{label:32} {median:9.3f} s   {first / median:6.2f}x")
+    return keep(
+        name, command,
         seconds={label: round(median, 4) for label, median in medians.items()},
         times_faster={label: round(first / median, 2) for label, median in medians.items()},
     )  # fmt: skip
-    for label, median in medians.items():
-        print(f"{label:32} {median:9.3f} s   {first / median:6.2f}x")
+
+
+def keep(name: str, command: str, **figures: Any) -> dict:
+    """Keep figures under results/, with what they were measured on."""
+    result = dict(
+        name=name, command=command, torch=torch.__version__, threads=torch.get_num_threads(),
+        machine=f"{platform.machine()}, {platform.python_implementation()} {platform.python_version()}", **figures,
+    )  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     return result

@@ -1,7 +1,11 @@
 """What watches a run: Lightning callbacks, each usable with a plain Trainer."""
 
 from callbacks.answers import GeneratedAnswers
+from callbacks.batch_digests import BatchDigests
+from callbacks.catch_up import CatchUpValidation
 from callbacks.checkpoint import StepCheckpoint, find_last_checkpoint
+from callbacks.generation_evaluation import GenerationEvaluation
+from callbacks.generation_samples import GenerationSamples
 from callbacks.graceful_stop import GracefulStop
 from callbacks.gradient_check import GradientCheck
 from callbacks.in_context import InContextEvaluation
@@ -13,8 +17,12 @@ from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
 
 __all__ = [
+    "BatchDigests",
+    "CatchUpValidation",
     "DataLedger",
     "GeneratedAnswers",
+    "GenerationEvaluation",
+    "GenerationSamples",
     "GracefulStop",
     "GradientCheck",
     "InContextEvaluation",

@@ -2,7 +2,6 @@
 
 import json
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +10,10 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from callbacks.records import write_text
 from callbacks.steps import StepCallback
+from emu2_lit.strategies import clean, discard, is_complete, publish, tensor_bytes
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 _BEST = "best.json"
-_FOLDER_MARKERS = ("meta.pt", "latest")  # what Lightning's sharded and DeepSpeed's checkpoints write at the very end
 
 
 class StepCheckpoint(StepCallback, Checkpoint):
@@ -23,28 +22,55 @@ class StepCheckpoint(StepCallback, Checkpoint):
 
     Lightning's ModelCheckpoint does not know, once resumed, which step it saved last, and saves that one again after
     the first micro-batch, in the middle of an accumulation window; it also forgets older files. Here a file is never
-    written twice, only between windows, and what is kept is decided by what lies in the folder. There is no separate
-    `last`, which would have to be overwritten: `find_last_checkpoint` goes by the step.
+    written twice, only between windows, and what is kept is decided by what lies in the folder. It appears whole or
+    not at all (`emu2_lit.strategies.publish`), whether the strategy writes a file or a folder. `last` is a link, for
+    people and scripts: `find_last_checkpoint` goes by the step.
 
     Args:
         keep_best: a logged figure; the checkpoint that scored best by it at a validation is kept as well, and named
             with its score in `best.json`. Figures with "loss" in their name are better when lower. A checkpoint is
             then written before every validation.
+        about: what to tell about the run in every checkpoint (plain values; `emu2_lit.strategies.read_about`).
     """
 
-    def __init__(self, folder: str | Path, every_n_steps: int, keep_last: int = 2, keep_best: str | None = None):
+    def __init__(
+        self,
+        folder: str | Path,
+        every_n_steps: int,
+        keep_last: int = 2,
+        keep_best: str | None = None,
+        about: dict[str, Any] | None = None,
+    ):
         self.folder = Path(folder)
         self.every_n_steps = every_n_steps
         self.keep_last = keep_last
         self.keep_best = keep_best
+        self.about = about or {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        if trainer.is_global_zero:
+            clean(self.folder)
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Lightning calls checkpoint callbacks last, so the state of all others includes this step."""
         step = trainer.global_step
         due = step % self.every_n_steps == 0 or step == trainer.max_steps or trainer.should_stop
         if (due or self._is_validated(trainer)) and not trainer.fast_dev_run:
-            trainer.save_checkpoint(self.folder / f"step={step:07d}.ckpt")
-            self._prune(trainer)
+            self._save(trainer, self.folder / f"step={step:07d}.ckpt")
+            if trainer.is_global_zero:
+                self._prune(trainer.global_step)
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        """As `trainer.save_checkpoint`, whose barrier would wait for ever where only one rank cannot write."""
+        checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+        checkpoint["about"] = self.about
+        publish(
+            path,
+            write=lambda staged: trainer.strategy.save_checkpoint(checkpoint, staged),
+            needed=tensor_bytes(checkpoint),
+            about=self.about,
+        )
 
     def _is_validated(self, trainer: Trainer) -> bool:
         """Whether a validation follows this step, and its checkpoint may be the best one."""
@@ -70,28 +96,21 @@ class StepCheckpoint(StepCallback, Checkpoint):
             return None
         return record if record["step"] in _checkpoints(self.folder) else None
 
-    def _prune(self, trainer: Trainer) -> None:
+    def _prune(self, step: int) -> None:
         """Remove older ones, and those of later steps: a run that went back to an earlier step has left them."""
         by_step, best = _checkpoints(self.folder), self.best() if self.keep_best else None
-        past = sorted((step for step in by_step if step <= trainer.global_step), reverse=True)
+        past = sorted((saved for saved in by_step if saved <= step), reverse=True)
         kept = {*past[: self.keep_last], *({best["step"]} & set(past) if best else ())}
-        for step in set(by_step) - kept:
-            trainer.strategy.remove_checkpoint(by_step[step])
+        for saved in set(by_step) - kept:
+            discard(by_step[saved])
 
 
 def find_last_checkpoint(folder: str | Path) -> Path | None:
     """The complete checkpoint of the highest step in `folder`; None where there is none."""
-    complete = {step: path for step, path in _checkpoints(Path(folder)).items() if _is_complete(path)}
+    complete = {step: path for step, path in _checkpoints(Path(folder)).items() if is_complete(path)}
     return complete[max(complete)] if complete else None
 
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
     matches = ((_NAME.fullmatch(path.name), path) for path in folder.glob("*.ckpt"))
     return {int(match.group(1)): path for match, path in matches if match}
-
-
-def _is_complete(path: Path) -> bool:
-    """A file that torch.save wrote is a zip archive, whose directory comes last: a torn one has none."""
-    if path.is_dir():
-        return any((path / marker).exists() for marker in _FOLDER_MARKERS)
-    return zipfile.is_zipfile(path)

@@ -8,7 +8,6 @@ from PIL import Image, ImageDraw, ImageFont
 _PICTURE = 168  # side of the square that a picture is fitted into, pixels
 _SMALL = 112  # smaller pictures are enlarged at least to this, by whole factors, so that their pixels stay sharp
 _MARGIN = 12
-_CELL = _PICTURE + 2 * _MARGIN
 _COLUMNS = 6
 _LINES = {"question": 4, "answer": 2, "prediction": 3}
 _LINE = 16
@@ -27,27 +26,35 @@ class Cell:
     correct: bool | None
 
 
-def draw_grid(cells: Iterable[Cell], columns: int = _COLUMNS) -> Image.Image:
-    """One RGB sheet, row by row of `columns` cells; a green tick or a red cross beside the prediction says whether it
-    is right."""
+def draw_grid(cells: Iterable[Cell], columns: int = _COLUMNS, side: int = _PICTURE) -> Image.Image:
+    """One RGB sheet, row by row of `columns` cells with pictures of `side` pixels; a green tick or a red cross beside
+    the prediction says whether it is right."""
     cells = list(cells)
+    width = side + 2 * _MARGIN
     columns = max(1, min(columns, len(cells)))
-    height = _PICTURE + _LINE * sum(_LINES.values()) + 2 * _MARGIN
-    sheet = Image.new("RGB", (columns * _CELL, -(-max(1, len(cells)) // columns) * height), _PAPER)
+    height = side + _LINE * _text_lines(cells) + 2 * _MARGIN
+    sheet = Image.new("RGB", (columns * width, -(-max(1, len(cells)) // columns) * height), _PAPER)
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(size=13)
     for index, cell in enumerate(cells):
-        _draw_cell(sheet, draw, font, cell, index % columns * _CELL, index // columns * height)
+        _draw_cell(sheet, draw, font, cell, index % columns * width, index // columns * height, side)
     return sheet
 
 
-def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, left: int, top: int) -> None:
+def _text_lines(cells: list[Cell]) -> int:
+    """Lines under each picture: those of the verdict only where there is one."""
+    judged = not cells or any(cell.correct is not None for cell in cells)
+    wanted = {"question": True, "answer": judged or any(cell.answer for cell in cells), "prediction": judged}
+    return sum(lines for kind, lines in _LINES.items() if wanted[kind])
+
+
+def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, left: int, top: int, side: int):
     left, top = left + _MARGIN, top + _MARGIN
     if cell.image is not None:
-        picture = fit_picture(cell.image)
-        sheet.paste(picture, (left + (_PICTURE - picture.width) // 2, top + (_PICTURE - picture.height) // 2))
-    draw.rectangle((left - 1, top - 1, left + _PICTURE, top + _PICTURE), outline="#d1d5db")
-    y = top + _PICTURE + 6
+        picture = fit_picture(cell.image, side)
+        sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
+    draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#d1d5db")
+    y = top + side + 6
     verdict = _GREEN if cell.correct else _RED
     expected = f"expected: {cell.answer}" if cell.correct is not None else cell.answer
     lines = [(cell.question, _LINES["question"], _GREY, 0), (expected, _LINES["answer"], _INK, 0)]
@@ -56,7 +63,7 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, 
     for text, limit, colour, indent in lines:
         if indent:
             _draw_verdict(draw, cell.correct, left, y, verdict)
-        for line in wrap(text, font, _PICTURE - indent, limit):
+        for line in wrap(text, font, side - indent, limit):
             draw.text((left + indent, y), line, font=font, fill=colour)
             y += _LINE
 
@@ -70,15 +77,15 @@ def _draw_verdict(draw: ImageDraw.ImageDraw, correct: bool, x: int, y: int, colo
         draw.line([(x + 1, y + 12), (x + 10, y + 3)], fill=colour, width=2)
 
 
-def fit_picture(image: Image.Image) -> Image.Image:
-    """Into a square of _PICTURE pixels: small ones enlarged by a whole factor, large ones reduced."""
+def fit_picture(image: Image.Image, side: int = _PICTURE) -> Image.Image:
+    """Into a square of `side` pixels: small ones enlarged by a whole factor, large ones reduced."""
     image = image.convert("RGB")
     longest = max(image.size)
     if longest < _SMALL:
-        factor = max(1, _PICTURE // longest)
+        factor = max(1, side // longest)
         return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    if longest > _PICTURE:
-        image.thumbnail((_PICTURE, _PICTURE))
+    if longest > side:
+        image.thumbnail((side, side))
     return image
 
 

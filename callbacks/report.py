@@ -3,7 +3,9 @@
 import base64
 import json
 import math
+import re
 from collections import defaultdict
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,10 @@ _CHARTS = {
     "Learning rate": ("train/lr",),
     "Tokens per second": ("throughput/tokens_per_second", "throughput/learned_tokens_per_second"),
 }
+_POSITION = re.compile(r"(.+)_position_(\d+)")
 _ANSWERS = 24
 _PAGE = Path(__file__).with_name("report.html")
-_VALIDATION = ("val/", "in_context/", "in_context_base/")
+_VALIDATION = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/")
 
 
 class Report(StepCallback):
@@ -77,6 +80,7 @@ def write_report(run_dir: str | Path) -> Path:
         "charts": _charts(series),
         "samples": _sheet(sheets[-1]) if sheets else "",
         "in_context": _in_context(run_dir / "in_context"),
+        "generation": _generation(run_dir / "generation"),
         "answers": _answers(run_dir / "answers.jsonl"),
         "next": _next_steps(run_dir),
     }.items():
@@ -105,14 +109,35 @@ def _figures(series: dict[str, list[tuple[int, float]]]) -> str:
 
 
 def _charts(series: dict[str, list[tuple[int, float]]]) -> str:
+    drawn = [(title, chart(lines)) for title, lines in _grouped(series)]
+    return "".join(f"<figure><figcaption>{escape(title)}</figcaption>{svg}</figure>" for title, svg in drawn if svg)
+
+
+def _grouped(series: dict[str, list[tuple[int, float]]]) -> Iterator[tuple[str, dict[str, list[tuple[int, float]]]]]:
+    """The lines of each chart: those that belong together, each other with its twin, figures by position."""
+    by_place, series = _by_place(series)
     known = {name for names in _CHARTS.values() for name in names}
-    others = {name: (name,) for name in sorted(series) if name not in known}
-    figures = []
-    for title, names in (_CHARTS | others).items():
-        drawing = chart({name: series[name] for name in names if name in series})
-        if drawing:
-            figures.append(f"<figure><figcaption>{escape(title)}</figcaption>{drawing}</figure>")
-    return "".join(figures)
+    others = {name: (name, _twin(name)) for name in sorted(series) if name not in known}
+    twins = {twin for _, twin in others.values()}
+    for title, names in (_CHARTS | {name: pair for name, pair in others.items() if name not in twins}).items():
+        yield title, {name: series[name] for name in names if name in series}
+    for name, points in by_place.items():
+        yield f"{name} by position", {name: points}
+
+
+def _by_place(series: dict[str, list[tuple[int, float]]]) -> tuple[dict[str, list[tuple[int, float]]], dict]:
+    """The latest values of figures called `..._position_07` as curves over the position, and all other series."""
+    places: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for name, points in sorted(series.items()):
+        if match := _POSITION.fullmatch(name):
+            places[match[1]].append((int(match[2]), points[-1][1]))
+    return places, {name: points for name, points in series.items() if not _POSITION.fullmatch(name)}
+
+
+def _twin(name: str) -> str:
+    """The same figure of the untouched model: `in_context_base/...` for `in_context/...`."""
+    group, _, figure = name.partition("/")
+    return f"{group}_base/{figure}"
 
 
 def _sheet(path: Path, title: str = "Answers", alt: str = "pictures with questions and answers") -> str:
@@ -129,6 +154,24 @@ def _in_context(folder: Path) -> str:
     """The latest curves over shots, and the latest episodes of each benchmark."""
     kinds = [(folder / "curves", "Scores over demonstrations")]
     kinds += [(one, f"Episodes of {one.name}") for one in sorted((folder / "episodes").glob("*"))]
+    return _latest(kinds)
+
+
+def _generation(folder: Path) -> str:
+    """Tables of figures, and the latest sheet of each kind of drawings."""
+    tables = folder / "tables.json"
+    told = json.loads(tables.read_text(encoding="utf-8")) if tables.is_file() else {}
+    html = "".join(f"<h2>{escape(title)}</h2>{_table(rows)}" for title, rows in told.items())
+    return html + _latest([(one, f"Drawings: {one.name}") for one in sorted(folder.glob("*")) if one.is_dir()])
+
+
+def _table(rows: list[list[str]]) -> str:
+    tags = ["th", *["td"] * (len(rows) - 1)]
+    cells = [[f"<{tag}>{escape(cell)}</{tag}>" for cell in row] for tag, row in zip(tags, rows, strict=True)]
+    return "<table class='figures'>" + "".join(f"<tr>{''.join(row)}</tr>" for row in cells) + "</table>"
+
+
+def _latest(kinds: list[tuple[Path, str]]) -> str:
     latest = [(sorted(one.glob("step=*.png")), title) for one, title in kinds]
     return "".join(_sheet(sheets[-1], title, title) for sheets, title in latest if sheets)
 

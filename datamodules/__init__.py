@@ -1,6 +1,6 @@
 """What a run learns from: importers make Samples, the order arranges them, the loader deals them out in batches."""
 
 from datamodules.chat import ChatDataModule
-from datamodules.interleaved import InterleavedDataModule
+from datamodules.interleaved import GenerationDataModule, InterleavedDataModule, PictureDataModule
 
-__all__ = ["ChatDataModule", "InterleavedDataModule"]
+__all__ = ["ChatDataModule", "GenerationDataModule", "InterleavedDataModule", "PictureDataModule"]

@@ -1,6 +1,7 @@
 """Conversations and documents for training: sources in, batches out, one counter as state."""
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -10,15 +11,17 @@ from datamodules.budget import Budget
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
 from datamodules.documents import DocumentRules
+from datamodules.generation import GenerationRules, rules_for
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
+from datamodules.pictures import PictureRules
 from datamodules.sources import Source, open_sources
 from datamodules.split import Split, TypedSplit
 from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
-from emu2_lit.settings import SourceSettings, TypeSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings, TypeSettings
 
 
 class ChatDataModule(LightningDataModule):
@@ -36,8 +39,12 @@ class ChatDataModule(LightningDataModule):
         types: the data types that `source.type` names, with their batch sizes; none: one stream.
         mixing: how types share steps.
         learn_pictures: documents are learned with their pictures (the unified objective).
+        generation: samples end in the picture that is to be drawn, and are varied so (generation tuning).
+        pictures: of any sample its last picture alone is learned, cut so (the visual decoder); `size` is given.
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
+        may_change: of seed, types, fingerprints and weights, what may differ from the checkpoint's.
+        digests: batches carry a digest of each sample, for the callback that notes what was consumed.
     """
 
     def __init__(
@@ -55,6 +62,10 @@ class ChatDataModule(LightningDataModule):
         types: list[TypeSettings] = (),
         mixing: Literal["alternate", "together"] = "alternate",
         learn_pictures: bool = False,
+        generation: GenerationSettings | None = None,
+        pictures: PictureSettings | None = None,
+        digests: bool = False,
+        may_change: Sequence[str] = (),
     ):
         super().__init__()
         self.source_settings, self.validation_settings = list(sources), list(validation)
@@ -62,7 +73,8 @@ class ChatDataModule(LightningDataModule):
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
         self.types, self.mixing = list(types), mixing
-        self.learn_pictures = learn_pictures
+        self.learn_pictures, self.generation, self.pictures = learn_pictures, generation, pictures
+        self.digests, self.may_change = digests, set(may_change)
         self._start: list[int] | None = None  # samples of each type consumed when the run started
         self._start_step: int | None = None
 
@@ -109,7 +121,7 @@ class ChatDataModule(LightningDataModule):
         dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
         budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         return WindowLoader(
-            dataset, self._collator(), split, self._steps_per_pass(split), self._begin, budget, self.workers
+            dataset, self._collator(self.digests), split, self._steps_per_pass(split), self._begin, budget, self.workers
         )
 
     def val_dataloader(self) -> ValidationLoader | list:
@@ -156,12 +168,14 @@ class ChatDataModule(LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
         for key, value in self._identity().items():
-            if state[key] != value:
+            if state[key] != value and key not in self.may_change:
                 raise UserError(
                     f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
-                    "place in the order means nothing here. Restore the data settings, or start anew with another "
-                    "run.dir."
+                    "place in the order means nothing here. Restore the data, start anew with another run.dir, or "
+                    "go on knowingly with resume.allow=[data]."
                 )
+        if len(state["consumed"]) != max(len(self.types), 1):
+            raise UserError("data.types: their number cannot change while a run lasts; start anew with another run.dir")
         self._start, self._start_step = state["consumed"], None
 
     def _identity(self) -> dict[str, Any]:
@@ -212,11 +226,11 @@ class ChatDataModule(LightningDataModule):
         chosen = permutation(hash_seed("validation"), len(places))[: self.validation_limit]
         return [places[place] for place in sorted(chosen)]
 
-    def _rules(self, seed: int) -> DocumentRules:
-        return DocumentRules(self.processor, self.max_length, seed, self.learn_pictures)
+    def _rules(self, seed: int) -> DocumentRules | GenerationRules | PictureRules:
+        return rules_for(self.processor, self.max_length, seed, self.learn_pictures, self.generation, self.pictures)
 
-    def _collator(self) -> Collator:
-        return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id)
+    def _collator(self, digests: bool = False) -> Collator:
+        return Collator(self.processor.tokenizer.bos_id, self.processor.tokenizer.pad_id, digests)
 
 
 class _FixedOrder:

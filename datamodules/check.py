@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from datamodules.documents import DocumentRules
+from datamodules.generation import GenerationRules, rules_for
 from datamodules.sources import Source, open_sources
 from emu2_lit.samples.encoding import IGNORE, Encoded, encode
 from emu2_lit.samples.render import marked
 from emu2_lit.samples.sample import BadSample, Sample
-from emu2_lit.settings import SourceSettings
+from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings
 
 PERCENTILES = (0, 50, 90, 99, 100)
 
@@ -21,13 +22,14 @@ PERCENTILES = (0, 50, 90, 99, 100)
 class CheckReport:
     """Everything a check found; `to_dict()` is plain JSON.
 
-    lengths: percentiles of tokens per good sample. bad: {source, id, reason} of every sample that would be
-        skipped.
+    left_out: records of each source that were judged too low. lengths: percentiles of tokens per good sample.
+    bad: {source, id, reason} of every sample that would be skipped.
     notes: {source, id, note} of samples that lose something. examples: rendered samples, learned text in ⟦ ⟧.
     """
 
     sources: dict[str, int]
     samples: int = 0
+    left_out: dict[str, int] = field(default_factory=dict)
     good: int = 0
     images: int = 0
     video_frames: int = 0
@@ -60,6 +62,8 @@ def check(
     examples: int = 3,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
     learn_pictures: bool = False,
+    generation: GenerationSettings | None = None,
+    pictures: PictureSettings | None = None,
 ) -> CheckReport:
     """Import and encode every sample of the sources, pictures included.
 
@@ -67,10 +71,13 @@ def check(
         examples: how many samples of each source to render.
         progress: wraps the indexes of each source, for a progress bar.
         learn_pictures: show documents as the unified objective learns them, in its first epoch.
+        generation: show samples as generation tuning learns them, likewise.
+        pictures: show samples as the visual decoder learns them, likewise; with `size`.
     """
     sources = open_sources(settings)
-    rules = DocumentRules(processor, max_length, learn_pictures=learn_pictures)
+    rules = rules_for(processor, max_length, learn_pictures=learn_pictures, generation=generation, pictures=pictures)
     report = CheckReport({source.name: len(source) for source in sources})
+    report.left_out = {source.name: source.left_out for source in sources if source.left_out}
     lengths: list[int] = []
     for source in sources:
         rendered = 0
@@ -91,7 +98,7 @@ def check(
     return report
 
 
-def _try(source: Source, index: int, rules: DocumentRules, report: CheckReport):
+def _try(source: Source, index: int, rules: DocumentRules | GenerationRules, report: CheckReport):
     sample = None
     try:
         sample = source[index]
@@ -124,7 +131,9 @@ def _entry(source: Source, id: str, key: str, value: str) -> dict[str, str]:
 
 def _lines(report: CheckReport, limit: int | None) -> Iterable[str]:
     for name, size in report.sources.items():
-        yield f"source {name}: {size} samples"
+        yield f"source {name}: {size} samples" + (
+            f" ({report.left_out[name]} left out by min_quality)" if name in report.left_out else ""
+        )
     yield f"good samples: {report.good} of {report.samples}, bad: {len(report.bad)}"
     if report.truncated:
         yield f"samples that lose trailing turns: {report.truncated}"

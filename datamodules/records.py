@@ -90,6 +90,10 @@ class ParquetRecords:
     def __len__(self) -> int:
         return self.table.num_rows
 
+    def column(self, name: str) -> list[Any]:
+        """One column of all rows, None where there is none."""
+        return self.table.column(name).to_pylist() if name in self.table.column_names else [None] * len(self)
+
     def __getitem__(self, index: int) -> Any:
         row = self.table.slice(index, 1).to_pylist()[0]
         return {key: value for key, value in row.items() if value is not None}

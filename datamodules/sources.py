@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.context import Context
+from datamodules.folders import SEEDS, EditPairs, subject_records
 from datamodules.importers import check_format, import_record
+from datamodules.quality import KeptRecords
 from datamodules.records import READERS
 from datamodules.tars import TarRecords
 from emu2_lit.errors import UserError
@@ -31,7 +33,9 @@ class Source:
         self.settings = settings
         self.name = settings.name or Path(settings.path).name
         self.paths = find_files(settings.path)
-        self.files = [_open(path) for path in self.paths]
+        opened = [_open(path, settings) for path in self.paths]
+        self.files = [_kept(file, settings) for file in opened]
+        self.left_out = sum(map(len, opened)) - sum(map(len, self.files))
         self.ends = list(accumulate(len(file) for file in self.files))
         if not len(self):
             raise UserError(f"data source {self.name}: {settings.path} holds no samples")
@@ -44,7 +48,7 @@ class Source:
     def __getitem__(self, index: int) -> Sample:
         file, place = self._locate(index)
         context = self._context(index)
-        is_tar = isinstance(self.files[file], TarRecords)
+        is_tar = self.paths[file].suffix.lower() == ".tar"
         sample = import_record(self.files[file][place], context, "webdataset" if is_tar else context.format)
         return replace(self._with_system_message(sample), source=self.name)
 
@@ -117,11 +121,17 @@ def find_files(pattern: str) -> list[Path]:
     found: list[Path] = []
     for name in expand_braces(pattern):
         path = Path(name).expanduser()
-        matches = [path] if path.exists() else [Path(match) for match in sorted(glob.glob(str(path), recursive=True))]
+        matches = [path] if path.exists() else _matches(path, name)
         if not matches:
             raise UserError(f"data file not found: {name}" + (f" (from {pattern})" if name != pattern else ""))
-        found += matches
+        found += [path / SEEDS if (path / SEEDS).is_file() else path for path in matches]
     return found
+
+
+def _matches(path: Path, name: str) -> list[Path]:
+    """What a pattern matches; one that ends in / folders alone."""
+    pattern = str(path) + "/" * name.endswith("/")
+    return [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -138,19 +148,28 @@ def expand_braces(pattern: str) -> list[str]:
     return [whole for choice in choices for whole in expand_braces(head + choice + tail)]
 
 
-def _open(path: Path) -> Any:
+def _open(path: Path, settings: SourceSettings) -> Any:
+    if path.name == SEEDS:
+        return EditPairs(path)
     if path.is_dir():
-        raise UserError(f"data source {path} is a folder; name a file in it, or a glob such as {path}/*.tar")
+        return subject_records(path, settings)
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise UserError(f"cannot read {path}: known file types are {', '.join(_READERS)}")
     return reader(path)
 
 
+def _kept(file: Any, settings: SourceSettings) -> Any:
+    return file if settings.min_quality is None else KeptRecords(file, settings.min_quality)
+
+
 def _fingerprint(paths: list[Path], ends: list[int]) -> str:
     """Names, sizes, counts, and the first and last bytes of the files: enough to notice data that changed."""
     digest = hashlib.blake2b(digest_size=16)
     for path, end in zip(paths, ends, strict=True):
+        if path.is_dir():
+            digest.update(repr([(file.name, file.stat().st_size) for file in sorted(path.iterdir())]).encode())
+            continue
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}:{end}:".encode())
         with open(path, "rb") as file:

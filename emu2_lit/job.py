@@ -18,6 +18,7 @@ from emu2_lit.errors import UserError
 
 VARIABLE = "EMU2_LIT_JOB"
 STOP, REQUEUE = "stop", "requeue"  # trigger files in a run's folder, and the words in `next`
+BASES = {"weights": "base", "decoder": "decoder_base"}  # folders in a run's, of recipes that run first; by model's keys
 
 
 def is_first_rank() -> bool:
@@ -30,10 +31,16 @@ def in_step() -> bool:
     return "SLURM_STEP_ID" in os.environ
 
 
+def stages(run: Path) -> list[Path]:
+    """Where training may go on: the run's own folder, and those of the recipes that run first."""
+    return [run, *(run / base for base in BASES.values() if (run / base).is_dir())]
+
+
 def clear_triggers(run: Path) -> None:
     """Requests to an earlier run in this folder mean nothing to the next one."""
-    for name in (STOP, REQUEUE):
-        (run / name).unlink(missing_ok=True)
+    for folder in stages(run):
+        for name in (STOP, REQUEUE):
+            (folder / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -59,12 +66,7 @@ class Job:
     @property
     def earlier(self) -> list[dict[str, Any]]:
         """Where the earlier starts went on: {attempt, run, step, time}, oldest first, without this one."""
-        try:
-            lines = (self.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
-        except OSError:
-            return []
-        records = [json.loads(line) for line in lines if line.endswith("}")]
-        return [record for record in records if record["attempt"] != self.attempt]
+        return [record for record in self._starts() if record["attempt"] != self.attempt]
 
     @property
     def restarts(self) -> int:
@@ -94,9 +96,8 @@ class Job:
                 "than slurm.signal_lead, or slurm.time is too short for the first checkpoint"
             )
         if is_first_rank():
-            record = {"attempt": self.attempt, **place, "time": time.time()}
-            with open(self.folder / "attempts.jsonl", "a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
+            records = [*self._starts(), {"attempt": self.attempt, **place, "time": time.time()}]
+            self._write("attempts.jsonl", "".join(json.dumps(record) + "\n" for record in records))
 
     def is_of_this_job(self, checkpoint: Path) -> bool:
         """Whether a checkpoint was written after the job's first start."""
@@ -105,6 +106,17 @@ class Job:
     def leave(self, word: Literal["requeue", "stop"]) -> None:
         """Tell the batch script what is to follow; it acts when all ranks are gone. The first one's word counts."""
         if is_first_rank():
-            draft = self.folder / ".next"
-            draft.write_text(word + "\n", encoding="utf-8")
-            draft.replace(self.folder / "next")
+            self._write("next", word + "\n")
+
+    def _starts(self) -> list[dict[str, Any]]:
+        try:
+            lines = (self.folder / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
+        except OSError:  # the first start
+            return []
+        return [json.loads(line) for line in lines]
+
+    def _write(self, name: str, text: str) -> None:
+        """The whole file or, where a crash or a full disk prevents it, the one that was there."""
+        draft = self.folder / f".{name}"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(self.folder / name)

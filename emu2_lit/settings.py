@@ -44,7 +44,8 @@ class OptimizerSettings:
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # decay of the two moments
     eps: float = 1e-6  # keeps the division by the second moment finite
     weight_decay: float = 0.0  # on matrices only; the paper gives none
-    warmup_steps: int = 100  # optimizer steps of linear warm-up
+    warmup_steps: int = 100  # optimizer steps of warm-up
+    warmup: Literal["linear", "log"] = "linear"  # its curve; log: of the step's logarithm (paper: the decoder's)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
     min_lr_ratio: float = 0.0  # the schedule ends at this share of the peak
     fused: bool = False  # one kernel for the whole update
@@ -59,7 +60,18 @@ class DrawingSettings:
     height: int | None = None  # pixels, a multiple of 8; null: what the decoder was made for (published: 1024)
     width: int | None = None  # likewise
     images_per_prompt: int = 1  # pictures of one prompt
+    batch_size: int = 1  # prompts that benchmarks and callbacks draw at once
     seed: int = 0  # of the first picture's noise; the next ones count up
+
+
+@dataclass
+class EncoderSettings:
+    """What judges drawn pictures; nothing is downloaded."""
+
+    dino: str | None = None  # folder of transformers' ViT: facebook/dino-vits16 (published); null: no DINO score
+    clip: str | None = None  # of a CLIP: openai/clip-vit-base-patch32 (published); null: no CLIP-I and CLIP-T
+    inception: str | None = None  # file of FID's network (needs torch-fidelity); null: no FID and KID
+    tower: bool = True  # the model's own visual encoder, which needs no other weights
 
 
 @dataclass
@@ -81,6 +93,34 @@ class SourceSettings:
     phrase_first: float = 0.7  # how often a phrase stands before its box (paper: 0.7)
     min_similarity: float = 0.0  # mmc4: pictures less like their sentence are left out (OpenFlamingo: 0.24)
     min_score: float = 0.0  # grit: boxes of which the detector was less sure are left out
+    min_quality: float | None = None  # subjects200k: pairs judged lower in any respect are left out (usual: 5)
+    noun: str | None = None  # folder of one subject: what it is, such as dog; null: the folder's name
+    prior: str | None = None  # folder of one subject: a folder of others of its kind, learned from text alone
+
+
+@dataclass
+class PictureSettings:
+    """What the visual decoder learns of a picture: a square, scaled and cut at random."""
+
+    size: int | None = None  # pixels of its side; null: those of the decoder (paper: 1024)
+    min_size: int = 0  # pixels of the picture's shorter side; smaller ones go to the ledger (paper: 512)
+    max_scale: float = 1.0  # the shorter side is made 1 to so many times `size`, at random (paper: not how much)
+
+
+@dataclass
+class GenerationSettings:
+    """How subjects are shown to generation tuning; the paper varies them so, but no rate below is the paper's."""
+
+    drop_phrase: float = 0.1  # how often a subject is not named
+    drop_box: float = 0.3  # how often its place is not given
+    drop_object: float = 0.2  # how often its picture is not shown
+    inline: float = 0.5  # how often subjects stand at their words in the caption (paper), else behind it (its demo)
+    max_subjects: int = 4  # subjects of a sample, drawn anew in every epoch
+    random_background: float = 0.5  # how often a subject with a mask gets another background: plain or noise
+    backgrounds: str | None = None  # a folder of pictures that may be one, too
+    random_crop: float = 0.5  # how often the edges of a subject's picture are moved
+    crop_shift: float = 0.1  # by how much of its width and height at most
+    min_size: int | None = None  # pixels of the shorter side of what is drawn; null: the model's (paper: 448)
 
 
 @dataclass

@@ -28,3 +28,11 @@ def digits(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "digits"
     prepare(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def drawings(tmp_path_factory) -> Path:
+    """The folder of the data to learn drawing from, made once."""
+    from datamodules.drawings import prepare
+
+    return prepare(tmp_path_factory.mktemp("data") / "drawings")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import multiprocessing
 
-_PRELOAD = ["torch", "lightning", "transformers", "peft", "emu2_lit.modules", "datamodules"]
+_PRELOAD = ["torch", "lightning", "transformers", "peft", "emu2_lit.run", "torch.utils.tensorboard"]
 
 
 def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list[Any]:
@@ -22,8 +22,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
 
     The function must be importable (defined at the top of a module). An exception on any rank fails the call.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOAD)
+    context = _context()
     port, results = _free_port(), context.SimpleQueue()
     ranks = [
         context.Process(target=_rank, args=(results, function, rank, world_size, port, args))
@@ -42,6 +41,25 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
     for process in ranks:
         process.join()
     return [gathered[rank] for rank in range(world_size)]
+
+
+def start_child(function: Callable[..., Any], *args: Any) -> multiprocessing.Process:
+    """A started process that runs `function(*args)`, which must be importable."""
+    process = _context().Process(target=_child, args=(function, *args))
+    process.start()
+    return process
+
+
+def _context() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_PRELOAD)
+    return context
+
+
+def _child(function, *args: Any) -> None:
+    multiprocessing.set_start_method("fork", force=True)  # of its own children, as in a process of a user
+    torch.set_num_threads(1)
+    function(*args)
 
 
 def _rank(results, function, rank: int, world_size: int, port: int, args: tuple) -> None:

@@ -59,11 +59,17 @@ def test_the_recipe_that_runs_first_is_another_place(start):
     start(3, 0, run="run")
 
 
-def test_a_line_that_a_crash_cut_off_is_left_out(start, tmp_path):
+def test_a_start_that_cannot_be_noted_leaves_the_earlier_ones(start, tmp_path, monkeypatch):
     start(0, 0)
-    with open(tmp_path / "attempts.jsonl", "a") as file:
-        file.write('{"attempt": "12.')
-    assert start(1, 1).restarts == 1
+
+    def full(path, text, **_):
+        open(path, "w").write(text[:9])
+        raise OSError("full")
+
+    with monkeypatch.context() as disk, pytest.raises(OSError, match="full"):
+        disk.setattr(Path, "write_text", full)
+        start(1, 1)
+    assert start(2, 2).restarts == 1
 
 
 def test_the_word_to_the_script_is_the_first_ranks(start, tmp_path):

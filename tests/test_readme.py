@@ -21,6 +21,12 @@ FEW_STEPS = [
     "model.dtype=float32",
 ]  # fmt: skip
 
+INSTANCES = {  # a COCO file about the stranger's photo
+    "images": [{"id": 1, "file_name": "cat.jpg", "width": 256, "height": 256}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [64, 64, 128, 128], "iscrowd": 0}],
+    "categories": [{"id": 1, "name": "cat"}],
+}
+
 
 def commands() -> list[list[str]]:
     """The command lines of all bash blocks, in order, without their remarks."""
@@ -51,6 +57,7 @@ def stranger(tmp_path, monkeypatch):
     Image.radial_gradient("L").convert("RGB").save(tmp_path / "photo.jpg")
     sample = json.loads(re.search(r"```json\n(.*?)```", README, re.DOTALL).group(1))
     (tmp_path / "my_chats.json").write_text(json.dumps([sample] * 8))
+    (tmp_path / "instances.json").write_text(json.dumps(INSTANCES))
     config = Emu2Config.preset("tiny").with_role_tokens()
     model = Emu2ForConditionalGeneration(config)
     model.save_pretrained(tmp_path / "published", processor=Emu2Processor.for_config(config))
@@ -81,7 +88,7 @@ def test_every_command_runs(stranger, capsys, episodes):
     (stranger / "my_questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
     assert main(["fit", "quickstart/chat", *FEW_STEPS, "model.weights=published"]) == 0
     lines = [words for words in commands() if words[0].endswith("emu2-lit")]
-    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate"}
+    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate", "plan"}
     for words in in_order(lines):
         few = FEW_STEPS + ["evaluation.benchmarks.0.limit=20"] * ("quickstart/in_context" in words)
         arguments = words[1:] + {"fit": few, "evaluate": ["evaluation.num_beams=1"]}.get(words[1], [])

@@ -3,16 +3,17 @@
 from typing import Any
 
 from datamodules.context import Context
+from datamodules.importers.instructpix2pix import TARGETS
 from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Part, Sample
 
 _MEDIA = {"image", "images", "video", "videos"}
-_BOXES = {"noun_chunks", "ref_exps"}  # of grounded captions
+_OTHERS = {"noun_chunks", "ref_exps", "objects", "noun", *TARGETS}  # of captions with boxes or subjects, of edits
 
 
 def detect(record: dict[str, Any]) -> bool:
     keys = record.keys()
-    return bool(keys & _MEDIA) and bool(keys & {"caption", "text"}) and not keys & _BOXES
+    return bool(keys & _MEDIA) and bool(keys & {"caption", "text"}) and not keys & _OTHERS
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:
@@ -22,6 +23,14 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     if not parts:
         raise BadSample("the caption has no image")
     return Sample(context.sample_id(record), (*parts, Part("text", caption_of(record), learn=True)))
+
+
+def image_of(record: dict[str, Any], context: Context) -> Any:
+    """The one image. Raises BadSample where there is none or more."""
+    images = as_list(record.get("image"))
+    if len(images) != 1:
+        raise BadSample(f"the record needs one image, not {len(images)}")
+    return context.image(images[0])
 
 
 def caption_of(record: dict[str, Any]) -> str:

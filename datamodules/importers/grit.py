@@ -5,10 +5,13 @@ from typing import Any
 
 from datamodules.context import Context
 from datamodules.importers.captions import caption_of
+from datamodules.masks import read_mask
 from datamodules.turns import as_list
 from emu2_lit.model.boxes import Corners
 from emu2_lit.samples.sample import BadSample, Box, Part, Sample
 
+Span = tuple[int, int]
+Found = tuple[Corners, Any]  # a box and its mask
 _TOLERANCE = 0.01  # boxes of the detector that reach over the border by as much are cut there
 
 
@@ -20,7 +23,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     """The caption with its phrases and their boxes.
 
     The referring expressions are taken, or where there are none the noun chunks they grew from; of phrases that overlap
-    the longest. Rows of one span are several boxes of one phrase.
+    the longest. Rows of one span are several boxes of one phrase. `masks`, as long as the rows, is for generation.
     """
     images = as_list(record.get("image"))
     if len(images) != 1:
@@ -31,24 +34,36 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     if not isinstance(rows, list):
         raise BadSample(f"the phrases are a {type(rows).__name__}, not a list of rows")
     parts, end = [Part("image", context.image(images[0]))], 0
-    phrases = _phrases(rows, caption, context.min_score)
-    for (start, stop), boxes in phrases:
+    phrases = _phrases(rows, _masks(record, len(rows), context), caption, context.min_score)
+    for (start, stop), found in phrases:
+        boxes, masks = zip(*found, strict=True)
         parts.append(Part("text", caption[end:start], learn=True))
-        parts.append(Part("box", Box(caption[start:stop].strip(), tuple(boxes)), learn=True))
+        box = Box(caption[start:stop].strip(), boxes, masks=masks if any(masks) else ())
+        parts.append(Part("box", box, learn=True))
         end = stop
     parts.append(Part("text", caption[end:], learn=True))
     parts = [part for part in parts if part.kind != "text" or part.value.strip()]
     return Sample(context.sample_id(record), tuple(parts), grounding=bool(phrases))
 
 
-def _phrases(rows: list[Any], caption: str, min_score: float) -> list[tuple[tuple[int, int], list[Corners]]]:
-    """The boxes of each span that is kept, in the order of the spans."""
-    found: dict[tuple[int, int], list[Corners]] = {}
-    for row in rows:
+def _masks(record: dict[str, Any], rows: int, context: Context) -> list[Any]:
+    """One of each row, or None: `masks` is as long as the rows."""
+    masks = record.get("masks")
+    if masks is None:
+        return [None] * rows
+    if not isinstance(masks, list) or len(masks) != rows:
+        raise BadSample(f"`masks` must be a list as long as the {rows} phrase(s)")
+    return [read_mask(mask, context) for mask in masks]
+
+
+def _phrases(rows: list[Any], masks: list[Any], caption: str, min_score: float) -> list[tuple[Span, list[Found]]]:
+    """The boxes of each span that is kept, with their masks, in the order of the spans."""
+    found: dict[Span, list[Found]] = {}
+    for row, mask in zip(rows, masks, strict=True):
         start, stop, corners, score = _read(row, caption)
         if score >= min_score:
-            found.setdefault((start, stop), []).append(corners)
-    kept: list[tuple[int, int]] = []
+            found.setdefault((start, stop), []).append((corners, mask))
+    kept: list[Span] = []
     for start, stop in sorted(found, key=lambda span: (span[0] - span[1], span)):
         if all(stop <= other[0] or start >= other[1] for other in kept):
             kept.append((start, stop))

@@ -7,7 +7,7 @@ from typing import Any
 
 import datamodules.importers as formats
 from datamodules.context import Context
-from datamodules.importers import numbered
+from datamodules.importers import instructpix2pix, numbered
 from datamodules.records import parse_json
 from datamodules.turns import as_list
 from emu2_lit.samples.sample import BadSample, Sample
@@ -30,6 +30,7 @@ def to_sample(record: dict[str, Any], context: Context) -> Sample:
     frames = {name: member for name, member in members.items() if is_pair and name.startswith("frame")}
     images = image_members({name: member for name, member in members.items() if name not in frames})
     video = image_members(frames) or video_member(members)
+    inner = named_pictures(members) | inner
     if images and not inner.keys() & {"image", "images"} and not _has_image_parts(inner):
         inner["image"] = images
     if video and not inner.keys() & {"video", "videos"}:
@@ -41,6 +42,12 @@ def image_members(members: dict[str, Any]) -> list[Any]:
     """The sample's pictures: in the order of the numbers in their suffixes, those without a number first."""
     names = [name for name in members if name.rsplit(".", 1)[-1] in IMAGE_SUFFIXES]
     return [members[name] for name in sorted(names, key=_place)]
+
+
+def named_pictures(members: dict[str, Any]) -> dict[str, Any]:
+    """Pictures of edits, which go by their names (edited_image.jpg), as fields."""
+    stems = {name: name.rsplit(".", 1)[0] for name in members if name.rsplit(".", 1)[-1] in IMAGE_SUFFIXES}
+    return {stem: members[name] for name, stem in stems.items() if stem in instructpix2pix.PICTURES}
 
 
 def video_member(members: dict[str, Any]) -> Any:

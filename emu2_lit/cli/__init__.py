@@ -1,6 +1,7 @@
 """The command `emu2-lit`. Each group of commands is one file; heavy libraries load only in those that need them.
 
-Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 130 interrupted, 1 anything else.
+Exit status: 0 done, 2 the user's input is wrong (one message, no traceback), 130 interrupted, 1 anything else, and
+where `data compare` finds a difference.
 """
 
 import argparse
@@ -10,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from emu2_lit import __version__
-from emu2_lit.cli import chat, data, evaluate, export, fit, generate, recipes, slurm, weights
+from emu2_lit.cli import chat, data, evaluate, export, fit, generate, plan, recipes, slurm, weights
 from emu2_lit.cli.quiet import hush
 from emu2_lit.errors import UserError
 from emu2_lit.signals import StopRequested
@@ -27,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="emu2-lit", description="Fine-tune Emu2 from a recipe, and talk to the result.")
     root.add_argument("--version", action="version", version=f"emu2-lit {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (recipes, fit, evaluate, chat, generate, export, weights, data, slurm):
+    for group in (recipes, plan, fit, evaluate, chat, generate, export, weights, data, slurm):
         group.register(commands)
     return root
 
@@ -43,7 +44,7 @@ def _parse(root: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpars
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    args = _parse(parser(), argv)
+    args = _parsed(argv)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # half an emoji in the data, or a terminal of few letters
@@ -59,3 +60,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; overrides may stand after options, which argparse by itself does not take."""
+    root = parser()
+    args, left = root.parse_known_args(argv)
+    if left and not (hasattr(args, "overrides") and all("=" in one and not one.startswith("-") for one in left)):
+        root.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        args.overrides = [*args.overrides, *left]
+    return args

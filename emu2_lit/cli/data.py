@@ -1,18 +1,19 @@
-"""`data check`: what is in a data file, before a run learns from it."""
+"""`data check`: what is in a file before a run learns from it; `convert`: annotations; `compare`: what runs saw."""
 
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import get_args, get_type_hints
 
-from emu2_lit.recipe import DataSection, SourceSection, TuningSection
+from emu2_lit.recipe import DataSection, GenerationSection, PictureSection, SourceSection, TuningSection
 
 OBJECTIVES = get_args(get_type_hints(TuningSection)["objective"])
 LISTED = 20  # bad samples printed; --json has all
 
 
 def register(commands: argparse._SubParsersAction) -> None:
-    group = commands.add_parser("data", help="see data before training on it")
+    group = commands.add_parser("data", help="see data before training on it, or make them")
     actions = group.add_subparsers(title="actions", metavar="ACTION", required=True)
     check = actions.add_parser("check", help="count samples, measure lengths, list every bad one, show examples")
     check.add_argument("files", nargs="+", metavar="FILE", help="JSON, JSONL, Parquet, tars")
@@ -26,6 +27,16 @@ def register(commands: argparse._SubParsersAction) -> None:
     check.add_argument("--show", type=int, default=2, metavar="N", help="examples of each file (default 2)")
     check.add_argument("--json", action="store_true", help="machine-readable output")
     check.set_defaults(command=check_files)
+    convert = actions.add_parser("convert", help="grounded samples for generation from COCO's annotations")
+    convert.add_argument("annotations", type=Path, metavar="COCO.json", help="with images, annotations and categories")
+    convert.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="where the pictures are")
+    convert.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="what is written")
+    convert.add_argument("--captions", type=Path, metavar="FILE", help="COCO's captions (default: made of the names)")
+    convert.add_argument("--min-share", type=float, help="of its picture that a box must cover (default 0.01)")
+    convert.set_defaults(command=convert_annotations)
+    compare = actions.add_parser("compare", help="did two runs see the same samples in the same order?")
+    compare.add_argument("runs", nargs=2, metavar="RUN", help="run folder")
+    compare.set_defaults(command=compare_batches)
 
 
 def check_files(args: argparse.Namespace) -> int:
@@ -43,9 +54,36 @@ def check_files(args: argparse.Namespace) -> int:
         examples=args.show,
         progress=_progress,
         learn_pictures=args.objective == "unified",
+        generation=GenerationSection() if args.objective == "generation" else None,
+        pictures=_pictures(args),
     )
     print(json.dumps(report.to_dict(), indent=2) if args.json else report.text(limit=LISTED))
     return 2 if len(report.bad) > DataSection().bad_budget * report.samples else 0
+
+
+def _pictures(args: argparse.Namespace) -> PictureSection | None:
+    """What is cut out of pictures for the decoder of the preset's size; its pixels stay uncounted."""
+    if args.objective not in ("decoder", "autoencoder"):
+        return None
+    from emu2_lit.model import Emu2Config
+
+    return PictureSection(size=Emu2Config.preset(args.preset).vision_config.image_size)
+
+
+def convert_annotations(args: argparse.Namespace) -> None:
+    from datamodules.coco import MIN_SHARE, convert
+
+    share = MIN_SHARE if args.min_share is None else args.min_share
+    print(convert(args.annotations, args.images, args.out, args.captions, share).text(args.out))
+
+
+def compare_batches(args: argparse.Namespace) -> int:
+    """1 if they differ."""
+    from emu2_lit.run.compare import compare_runs
+
+    same, told = compare_runs(*args.runs)
+    print(told)
+    return 0 if same else 1
 
 
 def _processor(args: argparse.Namespace):

@@ -1,4 +1,4 @@
-"""`evaluate`: few-shot benchmarks of a recipe's model."""
+"""`evaluate`: benchmarks of a recipe's model, few-shot and drawn."""
 
 import argparse
 import json
@@ -10,7 +10,7 @@ from emu2_lit.recipe import load, missing_files
 
 
 def register(commands: argparse._SubParsersAction) -> None:
-    command = commands.add_parser("evaluate", help="few-shot benchmarks; the same command again goes on")
+    command = commands.add_parser("evaluate", help="few-shot and drawing benchmarks; the same command again goes on")
     add_recipe(command)
     command.add_argument("--json", action="store_true", help="machine-readable output")
     command.set_defaults(command=evaluate)
@@ -26,9 +26,20 @@ def evaluate(args: argparse.Namespace) -> None:
 
     scores = run(recipe)
     if rank_zero_only.rank == 0:
-        print(json.dumps([asdict(score) for score in scores], indent=2) if args.json else table(scores))
+        print(json.dumps([asdict(score) for score in scores], indent=2) if args.json else told(scores))
         if not args.json:
             print(f"See {recipe.run.dir}/report.html")
+
+
+def told(scores: list) -> str:
+    """Few-shot scores in one table, every benchmark that draws in one of its own."""
+    few_shot = [one for one in scores if hasattr(one, "shots")]
+    parts = [table(few_shot)] if few_shot else []
+    for one in scores:
+        if not hasattr(one, "shots"):
+            left_out = (f"left out: {names} ({why})" for names, why in one.left_out.items())
+            parts.append("\n".join([one.title, columns(one.table()), *left_out]))
+    return "\n\n".join(parts)
 
 
 def table(scores: list) -> str:
@@ -38,6 +49,11 @@ def table(scores: list) -> str:
         interval = f"{one.interval.low:.3f}..{one.interval.high:.3f}" if one.interval else "-"
         paper = f"{one.published:.1f}" if one.published is not None else "-"
         rows.append((one.benchmark, one.shots, str(one.items), one.metric, _told(one), interval, paper))
+    return columns(rows)
+
+
+def columns(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells as lines of columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
     return "\n".join(line.rstrip() for line in lines)

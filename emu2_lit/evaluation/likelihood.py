@@ -73,9 +73,7 @@ class _Beginnings:
         return copied
 
 
-def _scores(
-    model: nn.Module, processor: Any, prompts: Sequence[tuple[int, Prompt]], beginnings: _Beginnings
-) -> Tensor:
+def _scores(model: nn.Module, processor: Any, prompts: Sequence[tuple[int, Prompt]], beginnings: _Beginnings) -> Tensor:
     """(prompts,) mean log-probabilities of the answers' tokens."""
     device = model_device(model)
     rows = torch.tensor([row for row, _ in prompts], device=device)

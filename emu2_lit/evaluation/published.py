@@ -18,6 +18,26 @@ _CHAT = {
 PUBLISHED = {"emu2": _BASE, "emu2-chat": {name: {"0": score} for name, score in _CHAT.items()}}
 
 
+# Tables of drawn pictures, on their scale of 0..1. DreamBench: paper, section 3.3 (one picture of the subject where
+# marked, else several or tuned on them); it does not say whether the scores are against one or all real pictures.
+# Autoencoding: of COCO pictures, with CLIP ViT-L.
+DRAWINGS: dict[str, dict[str, dict[str, float]]] = {
+    "dreambench": {
+        "real pictures": {"dino": 0.774, "clip_i": 0.885},
+        "Textual Inversion": {"dino": 0.569, "clip_i": 0.780, "clip_t": 0.255},
+        "DreamBooth": {"dino": 0.668, "clip_i": 0.803, "clip_t": 0.305},
+        "BLIP-Diffusion, tuned": {"dino": 0.670, "clip_i": 0.805, "clip_t": 0.302},
+        "BLIP-Diffusion": {"dino": 0.594, "clip_i": 0.779, "clip_t": 0.300},
+        "Re-Imagen": {"dino": 0.600, "clip_i": 0.740, "clip_t": 0.270},
+        "SuTI": {"dino": 0.741, "clip_i": 0.819, "clip_t": 0.304},
+        "Kosmos-G (one picture)": {"dino": 0.694, "clip_i": 0.847, "clip_t": 0.287},
+        "Emu2-Gen (one picture)": {"dino": 0.766, "clip_i": 0.850, "clip_t": 0.287},
+    },
+    "autoencoding": {"Emu2-Gen": {"clip_i": 0.907}},
+}
+DRAWINGS["dreambench_all"] = DRAWINGS["dreambench"]
+
+
 def published(benchmark: str, model: str, shots: str) -> float | None:
     """The paper's figure for `emu2` or `emu2-chat`, or None where it prints none; `shots` as figures are named."""
     return PUBLISHED[model].get(benchmark, {}).get(shots)

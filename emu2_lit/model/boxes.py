@@ -23,6 +23,11 @@ def quantise(corners: Sequence[float]) -> list[int]:
     return [round(min(max(value, 0.0), 1.0) * BINS) for value in corners]
 
 
+def phrase_segments(phrase: str) -> list[Segment]:
+    """What something is called, set apart from the text around it."""
+    return [Segment("token", PHRASE_BEGIN), Segment("text", phrase), Segment("token", PHRASE_END)]
+
+
 def box_segments(
     corners: Sequence[float] | Sequence[Sequence[float]], phrase: str | None = None, phrase_first: bool = True
 ) -> list[Segment]:
@@ -35,7 +40,7 @@ def box_segments(
     boxes = [corners] if not hasattr(corners[0], "__len__") else list(corners)
     named, placed = [], [Segment("token", OBJECT_BEGIN)]
     if phrase is not None:
-        named = [Segment("token", PHRASE_BEGIN), Segment("text", phrase), Segment("token", PHRASE_END)]
+        named = phrase_segments(phrase)
     for place, box in enumerate(boxes):
         placed += [Segment("token", NEXT_OBJECT)] if place else []
         placed += [Segment("token", location_token(value)) for value in quantise(box)]

@@ -27,6 +27,13 @@ class Emu2DecoderConfig:
         """Width of the visual embeddings that it draws."""
         return self.unet["cross_attention_dim"]
 
+    def with_condition_width(self, width: int) -> "Emu2DecoderConfig":
+        """A copy that draws embeddings of another width."""
+        other = copy.deepcopy(self)
+        sizes = _SIZES * self.unet["addition_time_embed_dim"]
+        other.unet.update(cross_attention_dim=width, projection_class_embeddings_input_dim=width + sizes)
+        return other
+
     @property
     def vae_scale(self) -> int:
         """Pixels along a side for one latent."""
@@ -80,7 +87,7 @@ DECODER_PRESETS: dict[str, dict[str, Any]] = {
     ),
     "tiny": dict(
         unet=dict(
-            sample_size=14, in_channels=4, out_channels=4, block_out_channels=[24, 48], layers_per_block=1,
+            sample_size=14, in_channels=4, out_channels=4, block_out_channels=[32, 64], layers_per_block=1,
             down_block_types=["DownBlock2D", "CrossAttnDownBlock2D"],
             up_block_types=["CrossAttnUpBlock2D", "UpBlock2D"], norm_num_groups=8,
             transformer_layers_per_block=[1, 1], attention_head_dim=[2, 4], use_linear_projection=True,
@@ -88,7 +95,7 @@ DECODER_PRESETS: dict[str, dict[str, Any]] = {
             projection_class_embeddings_input_dim=64 + _SIZES * 8,
         ),
         vae=dict(
-            sample_size=56, latent_channels=4, block_out_channels=[16, 16, 32], layers_per_block=1, norm_num_groups=8,
+            sample_size=56, latent_channels=4, block_out_channels=[8, 16, 32], layers_per_block=1, norm_num_groups=4,
             down_block_types=["DownEncoderBlock2D"] * 3, up_block_types=["UpDecoderBlock2D"] * 3,
         ),
         scheduler=_SCHEDULER,

@@ -1,6 +1,7 @@
 """Reading and writing the visual decoder: Emu2-Gen's folder, or the native single file. Strict, streamed."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _NETWORKS = ("unet", "vae")
 _SAFETY = "safety_checker"
 _CONFIG_FILES = {"unet": "unet/config.json", "vae": "vae/config.json", "scheduler": "scheduler/scheduler_config.json"}
+_CONDITION_WEIGHTS = (".attn2.to_k.weight", ".attn2.to_v.weight", ".add_embedding.linear_1.weight")
 _RENAMED = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}  # older VAEs
 
 
@@ -80,6 +82,7 @@ def load_decoder(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
     safety_checker: bool | None = None,
+    condition_width: int | None = None,
 ) -> "Emu2VisualDecoder":
     """Build a decoder and fill it from files.
 
@@ -90,6 +93,8 @@ def load_decoder(
             SDXL's overflows.
         device: of the weights.
         safety_checker: with it or without; default with it where it is there.
+        condition_width: what reads conditions is made anew, for embeddings of this width, from torch's own generator;
+            so SDXL becomes a decoder of Emu2 (paper, supplement B.3).
     Returns:
         The decoder in evaluation mode.
     Raises:
@@ -101,6 +106,9 @@ def load_decoder(
     config = config or (read_decoder_config(path) if path.is_dir() else Emu2DecoderConfig.preset("emu2-gen"))
     found = {name: tuple(tensor.shape) for name, tensor in decoder_tensors(path) if _is_stored(name)}
     config = replace(config, safety_checker=_wanted_checker(path, config, found, safety_checker))
+    if condition_width:
+        config = config.with_condition_width(condition_width)
+        found = {name: shape for name, shape in found.items() if not _reads_conditions(name)}
     if config.safety_checker is None:
         found = {name: shape for name, shape in found.items() if not name.startswith(_SAFETY)}
     if not found:
@@ -109,10 +117,13 @@ def load_decoder(
         decoder = decoder_cls(config)
     # The checker's names differ between releases of transformers; stored ones are made to match ours below.
     ours = {_name(name): name for name, _ in decoder.named_parameters()}
+    if condition_width:
+        ours = {stored: name for stored, name in ours.items() if not _reads_conditions(stored)}
     check_shapes(path, found, {name: tuple(decoder.get_parameter(own).shape) for name, own in ours.items()})
     for name, tensor in decoder_tensors(path):
         if name in ours:
             _put(decoder, ours[name], tensor, dtype, device)
+    _make_anew(decoder, dtype, device)
     _fill_positions(decoder, device)
     return decoder.eval()
 
@@ -175,6 +186,19 @@ def _put(decoder, name: str, tensor: Tensor, dtype: torch.dtype | None, device: 
     module = decoder.get_submodule(module_name)
     trains = getattr(module, leaf).requires_grad
     setattr(module, leaf, torch.nn.Parameter(tensor.to(device, dtype, copy=True), requires_grad=trains))
+
+
+def _reads_conditions(name: str) -> bool:
+    """Whether the width of a weight is that of the conditions."""
+    return name.startswith("unet.") and name.endswith(_CONDITION_WEIGHTS)
+
+
+def _make_anew(decoder, dtype: torch.dtype | None, device: str | torch.device) -> None:
+    """Draw the weights that no file has given, as torch draws those of linear layers."""
+    for name in [name for name, parameter in decoder.named_parameters() if parameter.is_meta]:
+        fresh = torch.empty(decoder.get_parameter(name).shape)
+        torch.nn.init.kaiming_uniform_(fresh, a=math.sqrt(5))
+        _put(decoder, name, fresh, dtype, device)
 
 
 def _fill_positions(decoder, device: str | torch.device) -> None:

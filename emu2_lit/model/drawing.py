@@ -29,9 +29,10 @@ from emu2_lit.model.special_tokens import (
     VIDEO_PLACEHOLDER,
     location_token,
 )
+from emu2_lit.model.subjects import Subject, pictures_of, subject_segments
 from emu2_lit.settings import DrawingSettings
 
-Prompt = Sequence[Any]  # texts (str), and pictures: PIL images, paths (Path) or bytes
+Prompt = Sequence[Any]  # texts (str), pictures (PIL images, paths (Path) or bytes) and Subjects
 
 _MARKUP = frozenset(
     (GROUNDING, PHRASE_BEGIN, PHRASE_END, OBJECT_BEGIN, OBJECT_END, NEXT_OBJECT, *map(location_token, range(LOCATIONS)))
@@ -105,9 +106,10 @@ class Emu2Generator:
     def generate(
         self, prompt: Prompt | str, drawing: DrawingSettings | None = None, latents: Tensor | None = None
     ) -> list[Image.Image]:
-        """Draw what a prompt of texts and pictures says.
+        """Draw what a prompt of texts, pictures and subjects says.
 
-        The parts are put together as they are, nothing between them. One picture alone is autoencoded, as in the
+        The parts are put together as they are, nothing between them; `<grounding>` is put first where a subject has a
+        box, as training does. One picture alone is autoencoded, as in the
         published code; add an empty text to have the model go on from it. Of special strings those of grounding
         (`<grounding>`, `<phrase>`, `<object>`, ...) are read as tokens, others are plain text.
 
@@ -118,10 +120,24 @@ class Emu2Generator:
         Raises:
             UserError: nothing in the prompt, a picture that cannot be read, or sizes that do not fit the decoder.
         """
-        parts = [prompt] if isinstance(prompt, str | bytes | Path | Image.Image) else list(prompt)
-        if len(parts) == 1 and not isinstance(parts[0], str):
+        parts = [prompt] if isinstance(prompt, str | bytes | Path | Image.Image | Subject) else list(prompt)
+        if len(parts) == 1 and not isinstance(parts[0], str | Subject):
             return self.autoencode(parts[0], drawing, latents)
         return self._draw(*self.conditions([parts]), drawing or DrawingSettings(), latents)
+
+    def generate_all(
+        self, prompts: Sequence[Prompt], drawing: DrawingSettings, seeds: Sequence[int]
+    ) -> list[list[Image.Image]]:
+        """Draw several prompts at once; none is a picture alone.
+
+        Args:
+            seeds: of each prompt's first picture, in the place of `drawing.seed`.
+        Returns:
+            `drawing.images_per_prompt` pictures of each.
+        """
+        count = drawing.images_per_prompt
+        drawn = self._draw(*self.conditions(prompts), drawing, None, seeds)
+        return [drawn[start : start + count] for start in range(0, len(drawn), count)]
 
     def edit(
         self, picture: Any, instruction: str, drawing: DrawingSettings | None = None, latents: Tensor | None = None
@@ -135,8 +151,11 @@ class Emu2Generator:
         """Draw a picture from its own embeddings; the language model has no part in it."""
         return self._draw(*self.picture_conditions([picture]), drawing or DrawingSettings(), latents)
 
-    def _draw(self, embeds: Tensor, null: Tensor, drawing: DrawingSettings, latents: Tensor | None):
-        generators = [torch.Generator().manual_seed(drawing.seed + i) for i in range(drawing.images_per_prompt)]
+    def _draw(
+        self, embeds: Tensor, null: Tensor, drawing: DrawingSettings, latents: Tensor | None, seeds: Sequence[int] = ()
+    ) -> list[Image.Image]:
+        firsts = seeds or [drawing.seed]
+        generators = [torch.Generator().manual_seed(s + i) for s in firsts for i in range(drawing.images_per_prompt)]
         return self.decoder(
             embeds, null, drawing.guidance_scale, drawing.steps, drawing.height, drawing.width, latents=latents,
             generator=generators, images_per_prompt=drawing.images_per_prompt,
@@ -170,22 +189,28 @@ class Emu2Generator:
     def _batch(self, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
         segments = [prompt_segments(prompt) for prompt in prompts]
         batch = self.processor.pad([self.processor.encode_segments(one)[0] for one in segments])
-        pictures = [part for prompt in prompts for part in prompt if not isinstance(part, str)]
+        pictures = [picture for prompt in prompts for part in prompt for picture in pictures_of(part)]
         return batch | ({"pixel_values": self.processor.pixels(pictures)} if pictures else {})
 
 
 def prompt_segments(prompt: Prompt) -> list[Segment]:
-    """A prompt of texts and pictures, put together as it is.
+    """A prompt of texts, pictures and subjects, put together as it is, marked where a subject has a box.
 
     Raises:
         UserError: there is nothing in it.
     """
     if not prompt:
         raise UserError("nothing to draw: the prompt holds neither text nor picture")
-    segments: list[Segment] = []
-    for part in prompt:
-        segments += [_plain(piece) for piece in parse_prompt(part)] if isinstance(part, str) else [Segment("image")]
-    return segments
+    segments = [piece for part in prompt for piece in _pieces(part)]
+    mark = Segment("token", GROUNDING)
+    placed = any(isinstance(part, Subject) and part.box is not None for part in prompt)
+    return [mark, *segments] if placed and mark not in segments else segments
+
+
+def _pieces(part: Any) -> list[Segment]:
+    if isinstance(part, str):
+        return [_plain(piece) for piece in parse_prompt(part)]
+    return subject_segments(part) if isinstance(part, Subject) else [Segment("image")]
 
 
 def _plain(piece: Segment) -> Segment:

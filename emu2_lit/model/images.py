@@ -138,3 +138,8 @@ def pixel_values(image: Image.Image, size: int) -> Tensor:
     squashed = image.resize((size, size), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.array(squashed, dtype=np.uint8)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+
+
+def target_pixels(image: Image.Image) -> Tensor:
+    """What the visual decoder's VAE takes: (3, height, width) float32 in -1..1."""
+    return torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1).float() / 127.5 - 1

@@ -76,6 +76,7 @@ def load_model(
     device_map: str | dict | None = None,
     quantization: str | None = None,
     offload_folder: str | Path | None = None,
+    only: str = "",
 ) -> nn.Module:
     """Build a model and fill it from files.
 
@@ -87,6 +88,7 @@ def load_model(
         device: of the whole model, unless there is a `device_map`: "auto" or {module name: device | "cpu" | "disk"}.
         quantization: "nf4" holds the linear layers of the language model's blocks in 4 bits.
         offload_folder: for what goes to "disk"; default a temporary one, removed with the model.
+        only: the beginning of the names of what the model takes; all else in the files is passed over.
     Returns:
         The model in evaluation mode.
     Raises:
@@ -98,10 +100,12 @@ def load_model(
     if quantization:
         four_bit.quantize_linears(model, quantization, compute_dtype=dtype)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    check_shapes(path, {name: tuple(tensor.shape) for name, tensor in iterate_tensors(path)}, expected)
+    found = {name: tuple(tensor.shape) for name, tensor in iterate_tensors(path) if name.startswith(only)}
+    check_shapes(path, found, expected)
     placement = Placement(model, device_map or {"": device}, dtype, offload_folder)
     for name, tensor in iterate_tensors(path):
-        placement.put(name, tensor)
+        if name.startswith(only):
+            placement.put(name, tensor)
     _compute_buffers(model, placement)
     placement.dispatch()
     return model.eval()

@@ -25,9 +25,11 @@ class Emu2Output(ModelOutput):
         loss: text_loss + visual_loss, of those that have a target.
         text_loss: mean cross-entropy over the learned tokens; text_targets: how many there are.
         visual_loss: mean squared error over regressed slots and dimensions; visual_targets: how many slots.
-        logits: (batch, length, vocabulary); with labels (text_targets, vocabulary), unless all are asked for.
+        logits: (batch, length, vocabulary); with labels (text_targets, vocabulary), with a visual_targets_mask alone
+            none, unless all are asked for.
         regression: (batch, length, visual width), project_down of the last hidden state; with a
-            visual_targets_mask (visual_targets, visual width), the predictions of the regressed slots in order.
+            visual_targets_mask (visual_targets, visual width), the predictions of the regressed slots in order, and
+            regression_targets, what they should be.
         last_hidden_state: (batch, length, hidden_size), after the final norm.
         hidden_states: tuple; the last is after the final norm.
     """
@@ -39,6 +41,7 @@ class Emu2Output(ModelOutput):
     visual_targets: Tensor | None = None
     logits: Tensor | None = None
     regression: Tensor | None = None
+    regression_targets: Tensor | None = None
     last_hidden_state: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     past_key_values: object | None = None
@@ -195,7 +198,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
                 `video_embeds` likewise for the `[gIMG]` slots of video frames.
             labels: (batch, length), aligned with input_ids, -100 not learned, shifted inside.
             visual_targets_mask: (batch, length) bool, the slots to regress; their targets are the pooled embeddings.
-            all_logits: with labels, compute logits at every position, not only the learned ones.
+            all_logits: with labels or a mask, compute logits at every position, not only the learned ones.
         Raises:
             ValueError: slots and visual embeddings do not agree in number.
         """
@@ -221,7 +224,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         )
         if labels is not None:
             self._text_objective(output, hidden, labels, all_logits)
-        else:
+        elif visual_targets_mask is None or all_logits:
             output.logits = self.lm.lm_head(hidden[:, -logits_to_keep:] if logits_to_keep else hidden)
         if visual_targets_mask is not None:
             self._visual_objective(output, hidden, input_ids, visual_targets_mask, visuals)
@@ -243,6 +246,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             slots = (input_ids == slot_id).unsqueeze(-1)
             values = values.masked_scatter(slots, visual.detach().to(values.dtype))
         targets = values[:, 1:][visual_targets_mask[:, 1:]]
+        output.regression_targets = targets
         output.regression = self.project_down(objective.visual_states(hidden, visual_targets_mask))
         output.visual_loss = objective.visual_loss(output.regression, targets)
         output.visual_targets = objective.count(targets)

@@ -13,7 +13,7 @@ def part_of(name: str) -> str:
     """The part that a parameter belongs to, by its name in the state dict, wrapped by PEFT or not."""
     for marker, part in (
         ("model.visual.", "visual"), ("project_up", "project_up"), ("project_down", "project_down"),
-        ("embed_tokens", "embeddings"), ("lm_head", "lm_head"),
+        ("embed_tokens", "embeddings"), ("lm_head", "lm_head"), ("decoder.unet.", "unet"), ("decoder.vae.", "vae"),
     ):  # fmt: skip
         if marker in name:
             return part

@@ -17,7 +17,7 @@ from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
-from emu2_lit.modules.optimization import parameter_groups, schedule
+from emu2_lit.modules.optimization import apply_settings, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
 
@@ -190,16 +190,13 @@ class TuningModule(LightningModule):
         passes = self.trainer.accumulate_grad_batches
         learned = {"text": batch["labels"] != IGNORE, "visual": batch.get("visual_targets_mask")}
         counts = {
-            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size
-            for kind in self.kinds
+            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size for kind in self.kinds
         }
         return dict(counts, step=self.global_step, micro_batch=batch_idx % passes, micro_batches=passes)
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""
-        torch.manual_seed(
-            hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63
-        )
+        torch.manual_seed(hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63)
 
     def _log_window(self, shares: dict[str, Tensor], window: dict[str, int]) -> None:
         """Log the losses of the whole global batch, once, at its last micro-batch."""
@@ -261,6 +258,11 @@ class TuningModule(LightningModule):
         scheduler = schedule(optimizer, settings, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_train_start(self) -> None:
+        if self.global_step:
+            groups = parameter_groups(self.model, self.optimizer)
+            apply_settings(self.optimizers(), self.lr_schedulers(), self.optimizer, groups)
+
     # -- checkpoints -----------------------------------------------------------------------------------------
     def trainable_names(self) -> list[str]:
         """Names, in this module's state dict, of what trains."""
@@ -282,3 +284,6 @@ class TuningModule(LightningModule):
                 f"{len(examples)}, such as {', '.join(examples[:5])}. Resume with the recipe that wrote it, or "
                 "start anew with another run.dir"
             )
+        for state in checkpoint.get("optimizer_states", ()):
+            if len(state["param_groups"]) != len(parameter_groups(self.model, self.optimizer)):
+                raise UserError("optimizer.part_lr: other parts have rates of their own than in the checkpoint")

@@ -46,7 +46,7 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
 
 
 def schedule(optimizer: Optimizer, settings: OptimizerSettings, total_steps: int) -> LambdaLR:
-    """Linear warm-up to the peak, then cosine, linear or constant to the last step.
+    """Warm-up to the peak, then cosine, linear or constant to the last step.
 
     Raises:
         UserError: an unknown schedule, or no number of steps.
@@ -58,11 +58,26 @@ def schedule(optimizer: Optimizer, settings: OptimizerSettings, total_steps: int
     return LambdaLR(optimizer, lambda step: learning_rate_factor(step, settings, total_steps))
 
 
+def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, settings: OptimizerSettings, groups: list[dict]) -> None:
+    """Let the settings rule an optimizer restored from a checkpoint, which brings those that it was saved with; where
+    they are the same, nothing changes.
+
+    Args:
+        groups: what `parameter_groups` gives.
+    """
+    for group, wanted, factor in zip(optimizer.param_groups, groups, scheduler.lr_lambdas, strict=True):
+        rate = wanted["lr"]
+        group.update(betas=tuple(settings.betas), eps=settings.eps, weight_decay=wanted["weight_decay"])
+        group.update(initial_lr=rate, lr=rate * factor(scheduler.last_epoch))
+    scheduler.base_lrs = [wanted["lr"] for wanted in groups]
+
+
 def learning_rate_factor(step: int, settings: OptimizerSettings, total_steps: int) -> float:
     """The share of the peak learning rate that optimizer step `step` (from 0) runs at."""
     warmup = min(settings.warmup_steps, total_steps)
     if step < warmup:
-        return (step + 1) / warmup
+        done = step + 1
+        return math.log(done + 1) / math.log(warmup + 1) if settings.warmup == "log" else done / warmup
     if settings.schedule == "constant":
         return 1.0
     progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)

@@ -78,19 +78,19 @@ def _section_problems(value: dict, kind: type, key: str) -> Iterator[Problem]:
 def _unknown(name: str, legal: list[str], key: str) -> str:
     """Names the nearest legal key: a neighbour, or the same name in another section, or all neighbours."""
     near = [_join(key, match) for match in get_close_matches(name, legal, n=1)]
-    elsewhere = [other for other in _all_keys(Recipe) if other.split(".")[-1] == name]
+    elsewhere = [other for other in keys_of_schema() if other.split(".")[-1] == name]
     if nearest := near or elsewhere:
         return f"is not a key of a recipe; did you mean {nearest[0]}?"
     return f"is not a key of a recipe; legal here: {', '.join(legal)}"
 
 
-def _all_keys(kind: type, key: str = "") -> Iterator[str]:
+def keys_of_schema(kind: type = Recipe, key: str = "") -> Iterator[str]:
     """Every dotted key of the schema; the items of a list stand as `0`."""
     for name, hint in get_type_hints(kind).items():
         yield _join(key, name)
         if inner := section_of(hint):
             is_list = any(get_origin(member) is list for member in union_members(hint))
-            yield from _all_keys(inner, _join(key, f"{name}.0" if is_list else name))
+            yield from keys_of_schema(inner, _join(key, f"{name}.0" if is_list else name))
 
 
 def _fits(value: Any, kind: Any) -> bool:

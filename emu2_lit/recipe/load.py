@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from emu2_lit.errors import UserError
 from emu2_lit.recipe import catalog
 from emu2_lit.recipe.check import problems, required_keys
-from emu2_lit.recipe.overrides import apply, keys_of
+from emu2_lit.recipe.overrides import apply, covers, keys_of, written_out
 from emu2_lit.recipe.rules import conflicts
 from emu2_lit.recipe.schema import Recipe
 
@@ -47,7 +47,7 @@ def read(
     overridden = keys_of(overrides)
     wrong = []
     for key, message in problems(values):
-        in_file = _holds(written, key) and not _covers(overridden, key)
+        in_file = _holds(written, key) and not covers(overridden, key)
         wrong.append(f"{file if in_file else 'command line'}: {key}: {message}")
     if wrong:
         raise UserError("\n".join(wrong))
@@ -67,7 +67,7 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{file}: expected sections (model: ..., data: ...), got a list or a text")
     # A section whose every line is commented out reads as null, and means the defaults.
-    return {str(key): value for key, value in content.items() if value is not None}
+    return written_out({str(key): value for key, value in content.items() if value is not None})
 
 
 def _resolve(given: dict[str, Any], name: str, file: Path, site: dict[str, Any]) -> dict[str, Any]:
@@ -100,9 +100,3 @@ def _holds(values: Any, key: str) -> bool:
         else:
             return False
     return True
-
-
-def _covers(given: set[str], key: str) -> bool:
-    """Whether the key, or what it lies in, was given on the command line."""
-    parts = key.split(".")
-    return any(".".join(parts[:end]) in given for end in range(1, len(parts) + 1))

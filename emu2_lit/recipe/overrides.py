@@ -1,6 +1,6 @@
 """`key=value` arguments of the command line: `trainer.max_steps=40 data.sources.0.path=my.json`."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from copy import deepcopy
 from typing import Any
 
@@ -9,6 +9,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from emu2_lit.errors import UserError
+
+SHORT = {"resume": "resume.checkpoint"}  # sections that may be given as the value of their first key
 
 
 def apply(values: dict[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -32,9 +34,22 @@ def split(override: str) -> tuple[str, Any]:
     if not equals or not all(key.split(".")):
         raise UserError(f"command line: {override!r}: expected key=value, such as trainer.max_steps=40")
     try:
-        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        return (key if isinstance(value, dict) else SHORT.get(key, key)), value
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"command line: {key}: {text!r} is not valid YAML: {error}") from None
+
+
+def written_out(values: dict[str, Any]) -> dict[str, Any]:
+    """Sections that are given in short, as `resume: never`, as what they stand for."""
+    short = {key: value for key, value in values.items() if key in SHORT and not isinstance(value, dict)}
+    return values | {key: {SHORT[key].removeprefix(f"{key}."): value} for key, value in short.items()}
+
+
+def covers(given: Collection[str], key: str) -> bool:
+    """Whether the key, or what it lies in, is among the given ones."""
+    parts = key.split(".")
+    return any(".".join(parts[:end]) in given for end in range(1, len(parts) + 1))
 
 
 def _set(values: dict[str, Any], key: str, value: Any) -> None:

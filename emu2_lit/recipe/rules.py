@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import get_args
 
 from emu2_lit.recipe import catalog
-from emu2_lit.recipe.schema import DataSection, LoraSection, Part, Recipe
+from emu2_lit.recipe.changes import unknown_keys
+from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, PictureSection, Recipe
 from emu2_lit.settings import type_problems
 
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
@@ -13,7 +14,9 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
-    rules = (_model_rules, _tuning_rules, _data_rules, _step_rules)
+    rules = (
+        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _step_rules, _drawing_rules, _resume_rules,
+    )  # fmt: skip
     return [message for rule in rules for message in rule(recipe)]
 
 
@@ -48,12 +51,35 @@ def _tuning_rules(recipe: Recipe) -> Iterator[str]:
         yield "tuning.lora.targets: is empty, so nothing would train"
 
 
+def _decoder_rules(recipe: Recipe) -> Iterator[str]:
+    objective, pictures = recipe.tuning.objective, recipe.data.pictures
+    if objective not in ("decoder", "autoencoder"):
+        changed = [name for name, value in vars(PictureSection()).items() if getattr(pictures, name) != value]
+        yield from (f"data.pictures.{name}: has an effect with tuning.objective=decoder only" for name in changed)
+        return
+    if not recipe.model.decoder:
+        yield f"model.decoder: objective {objective} trains it; give a folder, or a preset such as tiny"
+    if recipe.tuning.method == "lora":
+        yield f"tuning.method: objective {objective} trains in full; set tuning.method=full"
+    if recipe.callbacks.answers:
+        yield f"callbacks.answers: objective {objective} has no answers; set callbacks.answers=null"
+    if recipe.evaluation.benchmarks:
+        yield f"evaluation.benchmarks: objective {objective} has no language model; remove them"
+    if recipe.callbacks.drawings:
+        yield f"callbacks.drawings: objective {objective} has no language model; set callbacks.drawings=null"
+    if objective == "autoencoder" and not recipe.data.validation:
+        yield "data.validation: objective autoencoder measures the scale of the latents there; give a source"
+
+
 def _data_rules(recipe: Recipe) -> Iterator[str]:
     data = recipe.data
     if not data.sources and recipe.evaluation.benchmarks:
         return  # to evaluate only
     if not data.sources:
         yield "data.sources: is empty; give at least one, such as data.sources.0.path=my_chat.json"
+    if recipe.tuning.objective != "generation":
+        changed = [name for name, value in vars(GenerationSection()).items() if getattr(data.generation, name) != value]
+        yield from (f"data.generation.{name}: has an effect with tuning.objective=generation only" for name in changed)
     weighted = [source.weight is not None for source in data.sources]
     if any(weighted) and not all(weighted):
         yield f"data.sources.{weighted.index(False)}.weight: give a weight to all sources or to none"
@@ -92,6 +118,35 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
         yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
 
 
+def _drawing_rules(recipe: Recipe) -> Iterator[str]:
+    drawings = recipe.callbacks.drawings
+    if drawings is None:
+        return
+    if not recipe.model.decoder:
+        yield "callbacks.drawings: needs model.decoder, which draws"
+    if not drawings.prompts:
+        yield "callbacks.drawings.prompts: is empty; give at least one, such as {parts: [{text: a dog}]}"
+    for place, prompt in enumerate(drawings.prompts):
+        if not prompt.parts:
+            yield f"callbacks.drawings.prompts.{place}.parts: is empty"
+        for number, part in enumerate(prompt.parts):
+            given = [name for name, value in vars(part).items() if value is not None]
+            key = f"callbacks.drawings.prompts.{place}.parts.{number}"
+            if len(given) != 1:
+                yield f"{key}: give one of text, image and box; {', '.join(given) or 'none'} given"
+            elif part.box is not None and not _is_box(part.box):
+                yield f"{key}.box: expected x1, y1, x2, y2 with x1 < x2 and y1 < y2, got {list(part.box)}"
+
+
+def _is_box(corners: list[float]) -> bool:
+    return len(corners) == 4 and corners[0] < corners[2] and corners[1] < corners[3]
+
+
+def _resume_rules(recipe: Recipe) -> Iterator[str]:
+    for key in unknown_keys(recipe.resume.allow):
+        yield f"resume.allow: {key} is neither a key nor a section of a recipe; give such as data.seed or data"
+
+
 def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
     made_here = Path(recipe.data.folder)
     for section in ("sources", "validation"):
@@ -100,12 +155,23 @@ def _named_files(recipe: Recipe) -> Iterator[tuple[str, str]]:
             prepared = recipe.data.prepare and Path(source.path).is_relative_to(made_here)
             if not pattern and not prepared:
                 yield f"data.{section}.{index}.path", source.path
-    for key in ("weights", "tokenizer", "adapter"):
+            if source.prior:
+                yield f"data.{section}.{index}.prior", source.prior
+    if recipe.data.generation.backgrounds:
+        yield "data.generation.backgrounds", recipe.data.generation.backgrounds
+    for key in ("weights", "tokenizer", "decoder", "adapter"):
         value = getattr(recipe.model, key)
         if value and _is_local(value):
             yield f"model.{key}", value
-    if recipe.resume not in ("auto", "never"):
-        yield "resume", recipe.resume
+    for place, prompt in enumerate(recipe.callbacks.drawings.prompts if recipe.callbacks.drawings else ()):
+        for number, part in enumerate(prompt.parts):
+            if part.image is not None:
+                yield f"callbacks.drawings.prompts.{place}.parts.{number}.image", part.image
+    for key, value in vars(recipe.evaluation.encoders).items():
+        if isinstance(value, str) and (key == "inception" or _is_local(value)):
+            yield f"evaluation.encoders.{key}", value
+    if recipe.resume.checkpoint not in ("auto", "never"):
+        yield "resume", recipe.resume.checkpoint
 
 
 def _is_local(name: str) -> bool:

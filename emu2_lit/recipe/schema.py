@@ -9,8 +9,12 @@ import re
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from emu2_lit.settings import DrawingSettings as DrawingSection
+from emu2_lit.settings import EncoderSettings as EncoderSection
+from emu2_lit.settings import GenerationSettings as GenerationSection
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
+from emu2_lit.settings import PictureSettings as PictureSection
 from emu2_lit.settings import SlurmSettings as SlurmSection
 from emu2_lit.settings import SourceSettings as SourceSection
 from emu2_lit.settings import TypeSettings as TypeSection
@@ -18,6 +22,7 @@ from emu2_lit.settings import TypeSettings as TypeSection
 Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Part = Literal["visual", "project_up", "project_down", "embeddings", "lm", "lm_head"]
+Objective = Literal["chat", "caption", "unified", "generation", "decoder", "autoencoder"]
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
 Logger = Literal["tensorboard", "csv", "wandb"]
 
@@ -29,6 +34,7 @@ class ModelSection:
     preset: Preset | None = None  # sizes; null: those recorded with the weights. Alone: random weights
     weights: str | None = None  # folder, native file, hub name, finished run, or recipe (run first)
     tokenizer: str | None = None  # tokenizer.model or its folder; null: beside the weights, else the tiny one
+    decoder: str | None = None  # draws: folder (Emu2-Gen's), native file, run, recipe, or preset with random weights
     adapter: str | None = None  # a LoRA folder to go on from
     dtype: Dtype = "bfloat16"  # of the weights that do not train; those that train are kept in float32
     quantization: Literal["nf4"] | None = None  # nf4: the LM in 4 bits with bitsandbytes (QLoRA)
@@ -39,9 +45,13 @@ class ModelSection:
 class TuningSection:
     """What is learned, and by which weights."""
 
-    objective: Literal["chat", "caption", "unified"] = "chat"  # answers; text of documents; text and pictures of them
+    objective: Objective = "chat"  # answers; text; all; the last picture; to draw embeddings (model.decoder); its VAE
     visual_loss_weight: float = 1.0  # unified: how much the visual loss counts beside the text loss (paper: not given)
     gradient_norm_interval: int = 100  # unified: steps between two measurements of each loss's gradient; 0: none
+    noise_offset: float = 0.1  # decoder: deviation of noise that a whole channel shares (paper: 0.1)
+    condition_drop: float = 0.1  # decoder: share of pictures learned without their embeddings (paper: 0.1)
+    new_conditions: bool = False  # decoder: what reads conditions starts at random, to begin with SDXL (paper)
+    kl_weight: float = 1.0e-6  # autoencoder: how much the latents are held to a unit normal
     method: Literal["lora", "full"] = "lora"  # lora: adapters only; full: every part that is not frozen
     lora: LoraSection = field(default_factory=LoraSection)  # with method lora
     train_new_tokens: bool = True  # with method lora: also the embeddings of tokens that are new to the base
@@ -54,12 +64,14 @@ class TuningSection:
 class DataSection:
     """What it learns from, and in which portions."""
 
-    prepare: Literal["digits", "episodes"] | None = None  # a data set that is made on the spot, before the run
+    prepare: Literal["digits", "episodes", "drawings"] | None = None  # data that are made on the spot, before the run
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
     types: list[TypeSection] = field(default_factory=list)  # kinds of data with batch sizes of their own; empty: none
     mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
+    generation: GenerationSection = field(default_factory=GenerationSection)  # how subjects are shown
+    pictures: PictureSection = field(default_factory=PictureSection)  # decoder, autoencoder: what is cut out of them
     global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
     micro_batch_size: int = 1  # samples of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
@@ -88,6 +100,7 @@ class TrainerSection:
     fast_dev_run: int = 0  # dry run of so many steps; nothing is saved or logged
     deterministic: bool = False  # deterministic kernels only (slower on GPU)
     enable_progress_bar: bool = True  # false: plain lines
+    check_memory: bool = True  # plan the memory first, and do not start what cannot fit (`emu2-lit plan`)
 
 
 @dataclass
@@ -101,31 +114,57 @@ class AnswersSection:
 
 
 @dataclass
+class PromptPartSection:
+    """One piece of a prompt: exactly one of its keys is given."""
+
+    text: str | None = None  # as it stands, nothing is put between pieces
+    image: str | None = None  # a picture's file
+    box: list[float] | None = None  # x1, y1, x2, y2 in 0..1, drawn as a picture of its outline
+
+
+@dataclass
+class PromptSection:
+    """What is drawn, in reading order."""
+
+    parts: list[PromptPartSection] = field(default_factory=list)  # one picture alone is drawn from its own embeddings
+
+
+@dataclass
+class DrawingsSection:
+    """Fixed prompts, drawn by the untouched model once and by the tuned one again and again."""
+
+    prompts: list[PromptSection] = field(default_factory=list)  # each with noise of its own, the same for both
+    every_n_steps: int = 500  # optimizer steps; and at the end
+
+
+@dataclass
 class CallbacksSection:
     """What watches the run."""
 
     answers: AnswersSection | None = field(default_factory=AnswersSection)  # null: generate nothing
+    drawings: DrawingsSection | None = None  # null: draw nothing; needs model.decoder
     gradient_check_steps: int = 8  # steps within which every trained tensor must get a gradient; 0: no check
     checkpoint_every_n_steps: int = 500  # optimizer steps between two checkpoints
     keep_checkpoints: int = 2  # newest checkpoints kept
     keep_best: str | None = None  # and the best by a logged figure, such as in_context/vqav2/shots_4 or val/loss
+    batch_digests: bool = True  # note every consumed sample in run.dir/batches, for `data compare`
     throughput: bool = True  # log tokens/s, samples/s, memory, share of time spent waiting for data
     report: bool = True  # write report.html
 
 
 @dataclass
 class BenchmarkSection:
-    """Questions with a metric."""
+    """Questions, or prompts to draw, with a metric."""
 
     name: str = "???"  # such as vqav2; `emu2-lit evaluate --list` names all
     path: str = "???"  # the folder of its official files
-    split: str | None = None  # null: the one that the paper reports
+    split: str | None = None  # null: the one that the paper reports; dreambench: one | all references
     limit: int | None = None  # only so many questions, spread evenly
 
 
 @dataclass
 class EvaluationSection:
-    """Few-shot scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
+    """Scores: while tuning, at every validation beside the untouched model, and by `emu2-lit evaluate`."""
 
     benchmarks: list[BenchmarkSection] = field(default_factory=list)  # empty: none
     shots: list[int] = field(default_factory=lambda: [0, 1, 2, 4])  # demonstrations; per class in N-way tasks
@@ -139,6 +178,7 @@ class EvaluationSection:
     batch_size: int = 8  # questions answered at once
     seed: int = 0  # of the draw of demonstrations
     stop_below: float | None = None  # end a run that scores so much less than the untouched model at most shots
+    encoders: EncoderSection = field(default_factory=EncoderSection)  # judges of benchmarks that draw
     grid: int = 4  # questions drawn of each benchmark
 
 
@@ -153,6 +193,14 @@ class RunSection:
 
 
 @dataclass
+class ResumeSection:
+    """Where a run starts; `resume: never` is short for `resume.checkpoint: never`."""
+
+    checkpoint: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    allow: list[str] = field(default_factory=list)  # keys and sections that may differ from the checkpoint's recipe
+
+
+@dataclass
 class Recipe:
     """A typed recipe: everything that one command needs to know."""
 
@@ -163,9 +211,10 @@ class Recipe:
     trainer: TrainerSection = field(default_factory=TrainerSection)
     callbacks: CallbacksSection = field(default_factory=CallbacksSection)
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
+    drawing: DrawingSection = field(default_factory=DrawingSection)  # of benchmarks and callbacks
     run: RunSection = field(default_factory=RunSection)
     slurm: SlurmSection = field(default_factory=SlurmSection)
-    resume: str = "auto"  # auto: go on where run.dir stands; never: start anew; or a checkpoint's path
+    resume: ResumeSection = field(default_factory=ResumeSection)
 
     @property
     def name(self) -> str:
@@ -177,6 +226,9 @@ INFINITY = float("inf")
 RANGES = {  # least and greatest legal number, where a type cannot say it; the items of a list share one entry
     "tuning.visual_loss_weight": (0, INFINITY),
     "tuning.gradient_norm_interval": (0, INFINITY),
+    "tuning.noise_offset": (0, INFINITY),
+    "tuning.condition_drop": (0, 1),
+    "tuning.kl_weight": (0, INFINITY),
     "tuning.lora.rank": (1, INFINITY),
     "tuning.lora.alpha": (0, INFINITY),
     "tuning.lora.dropout": (0, 1),
@@ -193,10 +245,19 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
             "phrase_first": (0, 1),
             "min_similarity": (-1, 1),
             "min_score": (0, 1),
+            "min_quality": (0, INFINITY),
         }.items()
     },
     "data.types.batch_size": (1, INFINITY),
     "data.types.weight": (0, INFINITY),
+    **{f"data.generation.{key}": (0, 1) for key in ("drop_phrase", "drop_box", "drop_object", "inline")},
+    **{f"data.generation.{key}": (0, 1) for key in ("random_background", "random_crop")},
+    "data.generation.crop_shift": (0, 0.45),
+    "data.generation.max_subjects": (0, INFINITY),
+    "data.generation.min_size": (1, INFINITY),
+    "data.pictures.size": (8, INFINITY),
+    "data.pictures.min_size": (0, INFINITY),
+    "data.pictures.max_scale": (1, INFINITY),
     "data.global_batch_size": (1, INFINITY),
     "data.micro_batch_size": (1, INFINITY),
     "data.max_length": (8, INFINITY),
@@ -225,10 +286,18 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "evaluation.batch_size": (1, INFINITY),
     "evaluation.stop_below": (0, INFINITY),
     "evaluation.grid": (0, INFINITY),
+    "drawing.batch_size": (1, INFINITY),
     "callbacks.answers.limit": (1, INFINITY),
     "callbacks.answers.max_new_tokens": (1, INFINITY),
     "callbacks.answers.batch_size": (1, INFINITY),
     "callbacks.answers.grid": (0, INFINITY),
+    "callbacks.drawings.every_n_steps": (1, INFINITY),
+    "callbacks.drawings.prompts.parts.box": (0, 1),
+    "drawing.guidance_scale": (1, INFINITY),
+    "drawing.steps": (1, INFINITY),
+    "drawing.height": (8, INFINITY),
+    "drawing.width": (8, INFINITY),
+    "drawing.images_per_prompt": (1, INFINITY),
     "callbacks.gradient_check_steps": (0, INFINITY),
     "callbacks.checkpoint_every_n_steps": (1, INFINITY),
     "callbacks.keep_checkpoints": (1, INFINITY),

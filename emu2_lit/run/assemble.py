@@ -1,28 +1,39 @@
 """From a recipe to Lightning's objects: module, datamodule, callbacks, trainer."""
 
 import math
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 import callbacks as watch
 from datamodules.chat import ChatDataModule
 from datamodules.digits import prepare as prepare_digits
+from datamodules.drawings import prepare as prepare_drawings
 from datamodules.episodes import prepare as prepare_episodes
 from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
 from emu2_lit.job import Job
-from emu2_lit.modules import OBJECTIVES, TuningModule
-from emu2_lit.recipe.schema import DataSection, EvaluationSection, Recipe, TuningSection
+from emu2_lit.model.box_picture import box_picture
+from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
+from emu2_lit.recipe.overrides import covers
+from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
+from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO, check_devices, cluster_environment
 
-_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes}
+_ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
+    "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
+}  # fmt: skip
+_PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes, "drawings": prepare_drawings}
 
 
 def build_origin(recipe: Recipe) -> Origin:
@@ -47,15 +58,35 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
         seed=recipe.run.seed,
-        **_of_objective(tuning),
+        **_of_objective(recipe),
     )
 
 
-def _of_objective(tuning: TuningSection) -> dict[str, Any]:
+_OWN_KEYS = {  # of the tuning section, that only one objective takes
+    "unified": ("visual_loss_weight", "gradient_norm_interval"),
+    "decoder": ("noise_offset", "condition_drop", "new_conditions"),
+    "autoencoder": ("kl_weight",),
+}
+
+
+def draws(recipe: Recipe) -> bool:
+    """Whether it trains the visual decoder."""
+    return issubclass(OBJECTIVES[recipe.tuning.objective], DrawingTuning)
+
+
+def _of_objective(recipe: Recipe) -> dict[str, Any]:
     """The arguments that only one objective takes."""
-    if tuning.objective != "unified":
-        return {}
-    return {"visual_loss_weight": tuning.visual_loss_weight, "gradient_norm_interval": tuning.gradient_norm_interval}
+    own = {key: getattr(recipe.tuning, key) for key in _OWN_KEYS.get(recipe.tuning.objective, ())}
+    return own | ({"decoder": find_decoder(recipe.model.decoder)} if draws(recipe) else {})
+
+
+def _pictures(recipe: Recipe) -> PictureSection | None:
+    if not draws(recipe):
+        return None
+    wanted, own = recipe.data.pictures, decoder_config(recipe.model.decoder)
+    if wanted.size and wanted.size % own.vae_scale:
+        raise UserError(f"data.pictures.size={wanted.size}: the decoder draws in multiples of {own.vae_scale} pixels")
+    return replace(wanted, size=wanted.size or own.image_size)
 
 
 def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
@@ -79,11 +110,15 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         types=data.types,
         mixing=data.mixing,
         learn_pictures=recipe.tuning.objective == "unified",
+        generation=data.generation if recipe.tuning.objective == "generation" else None,
+        pictures=_pictures(recipe),
+        digests=recipe.callbacks.batch_digests,
+        may_change=[name for name, key in _ORDER_KEYS.items() if covers(recipe.resume.allow, key)],
     )
 
 
-def build_callbacks(recipe: Recipe) -> list[Callback]:
-    """Everything that watches the run."""
+def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list[Callback]:
+    """Everything that watches the run; `about` is what checkpoints tell about it."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
     built: list[Callback] = [watch.GracefulStop(folder=folder), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
@@ -95,24 +130,54 @@ def build_callbacks(recipe: Recipe) -> list[Callback]:
     job = Job.here()
     built.append(watch.StatusFile(folder / "status.json", restarts=job.restarts if job else 0))
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
+    if wanted.batch_digests:
+        built.append(watch.BatchDigests(folder / "batches"))
     if wanted.throughput:
         built.append(watch.Throughput())
     if wanted.answers:
         built.append(watch.GeneratedAnswers(run_dir=folder, **vars(wanted.answers)))
-    if recipe.evaluation.benchmarks:
-        built.append(_in_context(recipe.evaluation, folder))
+    built += _measuring(recipe, folder)
     built.append(
         watch.StepCheckpoint(
-            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best
+            folder / "checkpoints", wanted.checkpoint_every_n_steps, wanted.keep_checkpoints, wanted.keep_best, about
         )
     )
     if wanted.report:
         built.append(watch.Report(folder))
+    built.append(watch.CatchUpValidation())
     return built
 
 
-def _in_context(wanted: EvaluationSection, folder: Path) -> Callback:
-    benchmarks = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+def _measuring(recipe: Recipe, folder: Path) -> list[Callback]:
+    """Benchmarks that ask, benchmarks that draw, and drawings to look at."""
+    wanted, drawings = recipe.evaluation, recipe.callbacks.drawings
+    opened = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+    drawn = [one for one in opened if isinstance(one, DrawingBenchmark)]
+    asked = [one for one in opened if not isinstance(one, DrawingBenchmark)]
+    if drawn and not recipe.model.decoder:
+        raise UserError(f"model.decoder: say what draws for the benchmark {drawn[0].name}")
+    # Opened where it is first needed, once for both
+    decoder = cache(partial(open_decoder, recipe.model.decoder, getattr(torch, recipe.model.dtype)))
+    built: list[Callback] = [_in_context(wanted, asked, folder)] if asked else []
+    if drawn:
+        built.append(
+            watch.GenerationEvaluation(drawn, decoder, recipe.drawing, wanted.encoders, wanted.grid, run_dir=folder)
+        )
+    if drawings:
+        prompts = [[_prompt_part(part) for part in prompt.parts] for prompt in drawings.prompts]
+        built.append(
+            watch.GenerationSamples(prompts, decoder, recipe.drawing, drawings.every_n_steps, run_dir=folder)
+        )  # fmt: skip
+    return built
+
+
+def _prompt_part(part: PromptPartSection) -> Any:
+    if part.text is not None:
+        return part.text
+    return Path(part.image).expanduser() if part.image is not None else box_picture(part.box)
+
+
+def _in_context(wanted: EvaluationSection, benchmarks: list, folder: Path) -> Callback:
     return watch.InContextEvaluation(
         benchmarks, wanted.shots, run_dir=folder, limit=None, how=wanted.demonstrations, dialect=wanted.dialect,
         zero_shot=wanted.zero_shot, chat=wanted.chat, n_query=wanted.n_query, num_beams=wanted.num_beams,
@@ -121,11 +186,12 @@ def _in_context(wanted: EvaluationSection, folder: Path) -> Callback:
     )  # fmt: skip
 
 
-def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
+def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, Any] | None = None) -> Trainer:
     """Lightning's Trainer with every promise of the kit.
 
     Args:
         samples: in one pass over the training data; needed for `trainer.max_epochs`.
+        about: what every checkpoint tells about the run, see StepCheckpoint.
     Raises:
         UserError: the global batch does not divide into micro-batches over the devices.
     """
@@ -151,7 +217,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None) -> Trainer:
         enable_model_summary=False,
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,
-        callbacks=build_callbacks(recipe),
+        callbacks=build_callbacks(recipe, about),
         plugins=[AtomicCheckpointIO(), *cluster_plugins(recipe)],
     )
     check_devices(trainer.num_devices, trainer.num_nodes)
@@ -177,7 +243,7 @@ def _micro_batches(data: DataSection, world_size: int) -> int:
     return passes
 
 
-def cluster_plugins(recipe: Recipe) -> list:
+def cluster_plugins(recipe: Recipe) -> list[ClusterEnvironment]:
     """How the ranks find each other under SLURM; else nothing. UserError: it has started others than are wanted."""
     found = cluster_environment(recipe.trainer.devices, recipe.trainer.num_nodes)
     return [found] if found else []

@@ -1,4 +1,4 @@
-"""`evaluate`: the few-shot scores of a recipe's model: to read, to compare with the paper's, to submit."""
+"""`evaluate`: the scores of a recipe's model: to read, to compare with the paper's, to submit."""
 
 import json
 from collections.abc import Iterator
@@ -19,14 +19,18 @@ from emu2_lit.evaluation.benchmark import Benchmark, Prediction
 from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.evaluation.confidence import Interval, mean_interval
 from emu2_lit.evaluation.demonstrations import Features, select
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
 from emu2_lit.evaluation.pictures import Pictures
 from emu2_lit.evaluation.predictions import PredictionFiles
 from emu2_lit.evaluation.prompts import shots_name
 from emu2_lit.evaluation.published import published
 from emu2_lit.evaluation.runner import predict
+from emu2_lit.model import Emu2Generator
 from emu2_lit.ranks import place
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import cluster_plugins
+from emu2_lit.run.decoder import open_decoder
+from emu2_lit.run.evaluate_drawings import DrawingScore, score_drawings, summary_figures
 from emu2_lit.run.fit import fit_base, save_recipe
 from emu2_lit.run.result import load_run
 from emu2_lit.samples.seeding import hash_seed
@@ -60,11 +64,11 @@ class Score:
         return f"{self.benchmark}/shots_{self.shots}"
 
 
-def evaluate(recipe: Recipe) -> list[Score]:
+def evaluate(recipe: Recipe) -> list[Score | DrawingScore]:
     """Score the recipe's model; the same call goes on where an earlier one was killed.
 
     Writes, under run.dir: recipe.yaml, predictions/ (a line per item), submissions/, in_context/ (curves and
-    episodes), summary.json and report.html.
+    episodes), summary.json and report.html; for benchmarks that draw, what `score_drawings` says.
 
     Raises:
         UserError: no benchmarks, files that are missing, or nothing to load.
@@ -72,16 +76,21 @@ def evaluate(recipe: Recipe) -> list[Score]:
     if not recipe.evaluation.benchmarks:
         raise UserError("evaluation.benchmarks: is empty; name at least one, with the folder of its files")
     opened = [open_benchmark(b.name, b.path, b.split, b.limit) for b in recipe.evaluation.benchmarks]
+    asked = [one for one in opened if isinstance(one, Benchmark)]
+    drawn = [one for one in opened if isinstance(one, DrawingBenchmark)]
     if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
         fit_base(recipe, Path(recipe.run.dir) / "base")
     fabric = _launched(recipe)
     save_recipe(recipe, Path(recipe.run.dir))
+    # The decoder first: what spreads the model over devices sees the room that is left.
+    decoder = open_decoder(recipe.model.decoder, getattr(torch, recipe.model.dtype), fabric.device) if drawn else None
     model, processor = _load(recipe, fabric.device)
     run = _Evaluation(recipe, model, processor)
-    scores = [score for benchmark in opened for score in run.scores(benchmark)]
+    scores = [score for benchmark in asked for score in run.scores(benchmark)]
+    drawing = score_drawings(recipe, drawn, Emu2Generator(model, processor, decoder)) if drawn else []
     if place()[0] == 0:
-        _write(recipe, opened, scores, run)
-    return scores
+        _write(recipe, asked, scores, run, drawing)
+    return [*scores, *drawing]
 
 
 def _launched(recipe: Recipe) -> Fabric:
@@ -185,14 +194,16 @@ def _key(recipe: Recipe) -> str:
     return f"{hash_seed(asked, vars(recipe.model)) % 16**8:08x}"
 
 
-def _write(recipe: Recipe, benchmarks: list[Benchmark], scores: list[Score], run: _Evaluation) -> None:
+def _write(
+    recipe: Recipe, benchmarks: list[Benchmark], scores: list[Score], run: _Evaluation, drawing: list[DrawingScore]
+) -> None:
     folder = Path(recipe.run.dir)
     figures = {f"in_context/{score.name}": score.score for score in scores if score.score is not None}
-    details = [asdict(score) for score in scores]
-    write_text(folder / "summary.json", json.dumps(figures | {"scores": details}, indent=1) + "\n")
+    figures |= {"scores": [asdict(score) for score in scores]} | summary_figures(drawing)
+    write_text(folder / "summary.json", json.dumps(figures, indent=1) + "\n")
     lines = {"this model": {score.name: score.score for score in scores}}
     paper = {score.name: score.published / 100 for score in scores if score.published is not None}
-    sheets = {"curves": curves(lines | ({"paper": paper} if paper else {}))}
+    sheets = {"curves": curves(lines | ({"paper": paper} if paper else {}))} if scores else {}
     for benchmark in benchmarks if run.settings.grid else ():
         if benchmark.name in run.drawn:
             sheets[f"episodes/{benchmark.name}"] = episodes(benchmark, run.episodes(benchmark))

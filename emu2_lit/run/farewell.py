@@ -21,7 +21,10 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
     lines.append(f"  curves  tensorboard --logdir {folder}")
     if "val/exact_match" in summary:
         lines.append(f"  talk    emu2-lit chat {folder}")
-    lines.append(f"  export  emu2-lit export {folder} --to hf")
+    if (folder / "model" / "unet").is_dir():
+        lines.append(f"  draw    emu2-lit generate MODEL --image PICTURE.png --decoder {folder / 'model'}")
+    else:
+        lines.append(f"  export  emu2-lit export {folder} --to hf")
     return "\n".join(lines)
 
 

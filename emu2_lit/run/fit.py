@@ -1,6 +1,8 @@
 """`fit`: a recipe from its first step, or from where it stands, to what can be used."""
 
+import errno
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,19 +13,22 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput, find_last_checkpoint
+from callbacks import DataLedger, GracefulStop, InContextEvaluation, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
-from emu2_lit.job import Job, clear_triggers
+from emu2_lit.job import BASES, Job, clear_triggers
 from emu2_lit.model.lora import save_adapter
-from emu2_lit.modules import TuningModule
+from emu2_lit.modules import DrawingTuning, TuningModule
 from emu2_lit.recipe.schema import Recipe
-from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, cluster_plugins
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, cluster_plugins, draws
 from emu2_lit.run.farewell import farewell
+from emu2_lit.run.resume import about_run, begin, check_changes, find_checkpoint, stay_with_own
+from emu2_lit.run.room import check_memory
 from emu2_lit.signals import early
 from emu2_lit.strategies import started_by_srun
 
-_FINAL = ("val/", "in_context/", "in_context_base/", "train/loss")  # figures that the summary keeps
+# Figures that the summary keeps
+_FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
 
 
 @dataclass
@@ -60,21 +65,29 @@ def fit(recipe: Recipe) -> RunResult:
     job = Job.here()
     if job is None:
         clear_triggers(folder)
-    if recipe.model.weights and recipes.is_recipe(recipe.model.weights):
-        base = fit_base(recipe, folder / "base")
-        if base.status == "interrupted":
-            return RunResult("interrupted", folder, base.summary)
+    else:
+        stay_with_own(job, recipe, folder)
+    about, checkpoint = about_run(recipe), find_checkpoint(recipe, folder)  # before weights are put for a recipe
+    if checkpoint is not None:
+        check_changes(checkpoint, about["recipe"], recipe.resume.allow)
+    for key, place in BASES.items():
+        if recipes.is_recipe(getattr(recipe.model, key) or ""):
+            base = fit_base(recipe, folder / place, key)
+            if base.status == "interrupted":
+                return RunResult("interrupted", folder, base.summary)
     early.while_loading()
     if job is not None:
-        _begin(job, recipe, folder)
+        with _failing_disk(folder):
+            begin(job, folder, recipe.slurm.max_restarts_without_progress)
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
-    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)))
-    checkpoint = _resume_from(recipe, folder)
+    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
+    if recipe.trainer.check_memory and not draws(recipe):
+        check_memory(recipe, trainer)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
-    with _interrupts():
+    with _interrupts(), _failing_disk(folder):
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
@@ -84,9 +97,10 @@ def fit(recipe: Recipe) -> RunResult:
         return RunResult("interrupted", folder, {"steps": trainer.global_step} | told)
     early.nothing_left_to_save(stop.received)
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
-        with _interrupts():
+        with _interrupts(), _failing_disk(folder):
             trainer.validate(module, datamodule, verbose=False)
-    return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
+    with _failing_disk(folder):
+        return RunResult("finished", folder, _hand_over(trainer, module, recipe, origin.name, folder))
 
 
 @contextmanager
@@ -101,9 +115,23 @@ def _interrupts() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _failing_disk(folder: Path) -> Iterator[None]:
+    """A disk that is full or cannot be written to any more is the user's to mend: UserError."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            raise
+        raise UserError(
+            f"{folder}: cannot be written to ({error.strerror}; {shutil.disk_usage(folder).free:,} bytes are free). "
+            "The checkpoints stand: make room, and the same command goes on from the last one"
+        ) from error
+
+
 def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     """The summary of a run that needs nothing more, if it does not."""
-    if recipe.resume == "never" or recipe.trainer.fast_dev_run:
+    if recipe.resume.checkpoint == "never" or recipe.trainer.fast_dev_run:
         return None
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -114,53 +142,20 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return summary if done else None
 
 
-def fit_base(recipe: Recipe, folder: Path) -> RunResult:
-    """Run the recipe that `model.weights` names, and point `model.weights` to what it leaves."""
-    base = recipes.load(recipe.model.weights, [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
+def fit_base(recipe: Recipe, folder: Path, key: str = "weights") -> RunResult:
+    """Run the recipe that a key of the model section names, and point the key to what it leaves."""
+    base = recipes.load(getattr(recipe.model, key), [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
     base.slurm = recipe.slurm
     if started_by_srun():  # as many processes as there are
         base.trainer.num_nodes, base.trainer.devices = recipe.trainer.num_nodes, recipe.trainer.devices
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
     result = fit(base)
-    recipe.model.weights = str(folder)
+    setattr(recipe.model, key, str(folder))
     return result
-
-
-def _resume_from(recipe: Recipe, folder: Path) -> Path | None:
-    """The checkpoint to go on from, if there is one to go on from."""
-    if recipe.trainer.fast_dev_run or recipe.resume == "never":
-        _refuse_overwriting(recipe, folder)
-        return None
-    if recipe.resume != "auto":
-        if not Path(recipe.resume).exists():
-            raise UserError(f"resume={recipe.resume}: there is no such checkpoint")
-        return Path(recipe.resume)
-    checkpoint = find_last_checkpoint(folder / "checkpoints")
-    if checkpoint is not None:
-        rank_zero_info(f"Going on from {checkpoint}")
-    return checkpoint
-
-
-def _refuse_overwriting(recipe: Recipe, folder: Path) -> None:
-    if recipe.resume == "never" and find_last_checkpoint(folder / "checkpoints") is not None:
-        raise UserError(
-            f"resume=never, but {folder} holds checkpoints of an earlier run: choose another run.dir, or delete it"
-        )
 
 
 def _graceful_stop(trainer: Trainer) -> GracefulStop:
     return next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))
-
-
-def _begin(job: Job, recipe: Recipe, folder: Path) -> None:
-    """A job that was started again goes on with its own checkpoints, also where it first began with another's."""
-    checkpoint = find_last_checkpoint(folder / "checkpoints")
-    step = int(checkpoint.stem.split("=")[1]) if checkpoint else 0
-    job.begin(folder, step, recipe.slurm.max_restarts_without_progress)
-    if job.restarts:
-        rank_zero_info(f"Restart {job.restarts} of this job: {folder} stands at step {step}")
-        if checkpoint and job.is_of_this_job(checkpoint):
-            recipe.resume = "auto"
 
 
 @rank_zero_only
@@ -187,8 +182,11 @@ def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str
 
 
 def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: Path) -> None:
-    """The adapter as a PEFT folder, or the whole model as a Hugging Face folder; the processor beside it."""
-    if module.lora:
+    """The adapter as a PEFT folder, or the whole model as a Hugging Face folder, the processor beside it; or the visual
+    decoder as a folder of Emu2-Gen has it."""
+    if isinstance(module, DrawingTuning):
+        module.save_decoder(target, getattr(torch, recipe.model.dtype))
+    elif module.lora:
         save_adapter(module.model, target, base)
         module.processor.save_pretrained(target)
     else:

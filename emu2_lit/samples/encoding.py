@@ -10,12 +10,13 @@ from torch import Tensor
 
 from emu2_lit.model.boxes import box_segments
 from emu2_lit.model.chat_template import Turn, chat_segments
-from emu2_lit.model.images import ImageError, load_image, pixel_values
+from emu2_lit.model.images import ImageError, load_image, pixel_values, target_pixels
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
+from emu2_lit.model.subjects import subject_segments
 from emu2_lit.model.video import read_frames
-from emu2_lit.samples.sample import BadSample, FileSlice, Part, Sample, Video, picture_name
+from emu2_lit.samples.sample import BadSample, DrawnPicture, FileSlice, Part, Sample, SizedPicture, Video, picture_name
 
 
 @dataclass
@@ -25,6 +26,8 @@ class Encoded:
     input_ids: (T,) int64, BOS first. labels: (T,) int64, aligned with input_ids, -100 where not learned.
     visual_targets_mask: (T,) bool, true at the slots of pictures and frames whose embedding is to be regressed.
     pixel_values: (images, 3, S, S), video_pixel_values: (frames, 3, S, S), or None.
+    target_pixels: (targets, 3, P, P) in -1..1, what the visual decoder is to draw, and sizes: (targets, 6) float32, of
+        these pictures, see SizedPicture; or None.
     dropped_tokens: tokens of trailing turns that did not fit.
     """
 
@@ -35,6 +38,8 @@ class Encoded:
     video_pixel_values: Tensor | None
     sample_id: str
     source: str
+    target_pixels: Tensor | None = None
+    sizes: Tensor | None = None
     dropped_tokens: int = 0
 
 
@@ -50,10 +55,11 @@ def to_segments(sample: Sample) -> list[Segment]:
 
 
 def _document(sample: Sample) -> Iterator[Segment]:
-    """A document's parts; the mark of a text with boxes stands before the first of its text."""
+    """A document's parts; the mark of boxes stands before the first text, where they are pictures before all."""
     marked = not sample.grounding
+    drawn = any(part.kind == "subject" for part in sample.parts)
     for part in sample.parts:
-        if not marked and part.kind in ("text", "box"):
+        if not marked and (drawn or part.kind in ("text", "box")):
             yield Segment("token", GROUNDING, learn=part.learn)
             marked = True
         yield from part_segments(part)
@@ -67,6 +73,8 @@ def part_segments(part: Part) -> list[Segment]:
     if part.kind == "box":
         segments = box_segments(part.value.corners, part.value.phrase, part.value.phrase_first)
         return [replace(segment, learn=part.learn) for segment in segments]
+    if part.kind == "subject":
+        return subject_segments(part.value)
     text = part.value if part.kind == "text" else ""
     return [Segment(part.kind, text, learn=part.learn)]
 
@@ -97,6 +105,7 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
         sample_id=sample.id,
         source=sample.source,
+        **_targets(sample),
         dropped_tokens=len(ids) - length,
     )
 
@@ -123,7 +132,11 @@ def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut
 
 
 def _images(sample: Sample) -> Iterator[Any]:
-    return (part.value for part in sample.parts if part.kind == "image")
+    for part in sample.parts:
+        if part.kind == "image":
+            yield part.value
+        elif part.kind == "subject":
+            yield from part.value.pictures
 
 
 def _frames(sample: Sample) -> Iterator[Any]:
@@ -146,11 +159,24 @@ def read_video(video: Video) -> list[Any]:
 
 def read_picture(value: Any) -> Any:
     """An image value of a part as a PIL image in RGB. Raises BadSample when it cannot be read."""
+    if isinstance(value, DrawnPicture):
+        return value.picture()
     try:
         return load_image(value.read() if isinstance(value, FileSlice) else value)
     except ImageError as error:
         reason, name = str(error), picture_name(value)
         raise BadSample(reason if name in reason else f"{name}: {reason}") from error
+
+
+def _targets(sample: Sample) -> dict[str, Tensor]:
+    """What the visual decoder is to draw, where the sample says so."""
+    drawn = [part.value for part in sample.parts if isinstance(part.value, SizedPicture)]
+    if not drawn:
+        return {}
+    return {
+        "target_pixels": torch.stack([target_pixels(one.picture()) for one in drawn]),
+        "sizes": torch.tensor([one.sizes for one in drawn], dtype=torch.float32),
+    }
 
 
 def _pixels(pictures: Iterator[Any], count: int, size: int) -> Tensor | None:

@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+from PIL.Image import Image
 
 from emu2_lit.model.boxes import Corners
 
-Kind = Literal["text", "image", "video", "box"]
+Kind = Literal["text", "image", "video", "box", "subject"]
 Role = Literal["system", "user", "assistant", "none"]
 
 
@@ -41,11 +43,18 @@ class FileSlice:
 
 class Box(NamedTuple):
     """A box on the sample's picture, x1, y1, x2, y2 in 0..1, or several of one phrase; the phrase, or None, stands
-    before them or behind."""
+    before them or behind. `masks`: which pixels in each belong to the thing, where that is known."""
 
     phrase: str | None
     corners: Corners | tuple[Corners, ...]
     phrase_first: bool = True
+    masks: tuple[Any, ...] = ()
+
+    @property
+    def each(self) -> list[tuple[Corners, Any]]:
+        """Every box with its mask, or None."""
+        boxes = self.corners if isinstance(self.corners[0], tuple) else (self.corners,)
+        return list(zip(boxes, self.masks or (None,) * len(boxes), strict=True))
 
 
 @dataclass(frozen=True)
@@ -63,13 +72,30 @@ class Video:
         return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
 
 
+@runtime_checkable
+class DrawnPicture(Protocol):
+    """A picture that is made when it is needed; all that is random about it is fixed beforehand."""
+
+    def picture(self) -> Image:
+        """In RGB; raises BadSample when it cannot be made."""
+
+
+@runtime_checkable
+class SizedPicture(DrawnPicture, Protocol):
+    """A picture as the visual decoder is to draw it, and the six sizes that SDXL takes with it."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Height and width of the whole; top and left of the cut; height and width of the cut."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One piece of a sample.
 
-    `value` is a str (text), an image source (path, bytes, data URI, FileSlice or PIL image), a `Video` or a
-    `Box`. `learn` says whether the model is trained to produce it. In documents, neighbours of the same `group` belong
-    together: a sentence and its pictures.
+    `value` is a str (text), an image source (path, bytes, data URI, FileSlice, PIL image or DrawnPicture), a `Video`, a
+    `Box` or, in what says what to draw, a `Subject`. `learn` says whether the model is trained to produce it. In
+    documents, neighbours of the same `group` belong together: a sentence and its pictures.
     """
 
     kind: Kind
@@ -84,7 +110,8 @@ class Sample:
     """An ordered list of parts. Roles are all "none" (a document) or none of them is (a conversation).
 
     `grounding` asks for answers, or marks a text, with boxes. `as_is`: the order of a document, and what is learned of
-    it, mean something and stay. `notes` says what the importer left out, for reports.
+    it, mean something and stay. `notes` says what the importer left out, for reports. `alternatives`: the same in other
+    ways, such as drawn from another picture; generation tuning draws one of all in each epoch.
     """
 
     id: str
@@ -93,6 +120,7 @@ class Sample:
     as_is: bool = False
     source: str = ""
     notes: tuple[str, ...] = ()
+    alternatives: tuple[tuple[Part, ...], ...] = ()
 
     @property
     def is_chat(self) -> bool:
@@ -101,6 +129,8 @@ class Sample:
 
 def picture_name(value: Any) -> str:
     """How messages call a picture: its path or member name, never its bytes."""
+    if isinstance(value, DrawnPicture) and hasattr(value, "source"):
+        return picture_name(value.source)
     if isinstance(value, FileSlice):
         return str(value)
     if isinstance(value, str | Path):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emu2_lit.errors import UserError
+from emu2_lit.job import BASES, stages
 from emu2_lit.slurm import commands
 from emu2_lit.slurm.layout import format_time
 from emu2_lit.slurm.submit import job_id_of
@@ -84,7 +85,7 @@ def status(run: str | Path) -> list[RunStatus]:
     run = Path(run)
     if elements := array_elements(run):
         return [_status(element) for element in elements]
-    if not any((run / name).exists() for name in ("slurm", "recipe.yaml", "status.json", "base")):
+    if not any((run / name).exists() for name in ("slurm", "recipe.yaml", *BASES.values())):
         raise UserError(f"{run}: there is no run; name the folder (run.dir) of one")
     return [_status(run)]
 
@@ -104,8 +105,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def working_folder(run: Path) -> Path:
-    """Where the training is that goes on: the run's own folder, or that of the recipe that runs first."""
-    return run if (run / "status.json").exists() or not (run / "base" / "status.json").exists() else run / "base"
+    """Where the training is that goes on: the run's own folder, or that of a recipe that runs first."""
+    written = [folder for folder in stages(run) if (folder / "status.json").exists()]
+    return max(written, key=lambda folder: (folder / "status.json").stat().st_mtime, default=run)
 
 
 def works_without_job(progress: dict[str, Any]) -> bool:

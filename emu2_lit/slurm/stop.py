@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from emu2_lit.errors import UserError
-from emu2_lit.job import STOP
+from emu2_lit.job import STOP, stages
 from emu2_lit.slurm import commands
 from emu2_lit.slurm.status import array_elements, read_json, working_folder, works_without_job
 from emu2_lit.slurm.submit import job_id_of
@@ -42,7 +42,6 @@ def _stop(run: Path) -> str | None:
 
 
 def ask(run: Path) -> None:
-    """Leave the request where the run looks for it: in its own folder, and in that of the recipe that runs first."""
-    for folder in (run, run / "base"):
-        if folder == run or folder.is_dir():
-            (folder / STOP).touch()
+    """Leave the request wherever the run may look for it."""
+    for folder in stages(run):
+        (folder / STOP).touch()

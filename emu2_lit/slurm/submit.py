@@ -78,7 +78,6 @@ def _write(job: Submission, script: Path) -> None:
     for run, recipe in job.runs.items():
         recipes.save(recipe, run / "slurm" / "recipe.yaml")
         clear_triggers(run)
-        clear_triggers(run / "base")
     for run in {job.run, *job.runs}:
         (run / "slurm").mkdir(parents=True, exist_ok=True)
         for name in _EARLIER:

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from emu2_lit.errors import UserError
+from emu2_lit.strategies.publish import sync_file
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -31,7 +32,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             with contextlib.suppress(OSError):
                 partial.unlink()
             raise UserError(f"{path}: cannot write the checkpoint ({error}); the previous one stands") from error
-        _sync_folder(path.parent)
+        sync_file(path.parent)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Raises UserError where the file is no checkpoint of a run, or damaged."""
@@ -51,12 +52,3 @@ def _no_checkpoint(path: str | Path, reason: str) -> UserError:
         f"{path}: not a checkpoint to go on from ({reason}). Delete it, so that the run goes on from the one before, "
         "or name another with resume=PATH"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

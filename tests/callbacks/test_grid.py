@@ -51,3 +51,11 @@ def test_text_is_broken_at_words_and_cut_with_an_ellipsis():
     assert all(FONT.getlength(line) <= 100 for line in lines)
     assert "".join(wrap("x" * 40, FONT, 100, 9)) == "x" * 40
     assert wrap("", FONT, 100, 3) == [""]
+
+
+def test_pictures_without_a_verdict_take_no_room_for_one():
+    picture = Image.new("RGB", (300, 200), "red")
+    captioned = draw_grid([Cell(picture, "a dog", "", "", None)] * 3, columns=2, side=256)
+    judged = draw_grid([Cell(picture, "a dog", "yes", "no", False)] * 3, columns=2, side=256)
+    assert captioned.width == judged.width == 2 * (256 + 24)
+    assert captioned.height == 2 * (256 + 24 + 4 * 16) and judged.height == 2 * (256 + 24 + 9 * 16)

@@ -113,3 +113,20 @@ def test_a_chart_of_nothing_is_empty():
 )
 def test_short_numbers(value, text):
     assert short_number(value) == text
+
+
+def test_the_untouched_model_stands_in_the_same_chart(tmp_path):
+    lines = [{"step": 0, "in_context_base/names/shots_1": 0.5}, {"step": 2, "in_context/names/shots_1": 0.7}]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    page = write_report(tmp_path).read_text()
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == ["in_context/names/shots_1"]
+    assert "in_context_base/names/shots_1: 0.5" in page
+
+
+def test_figures_by_position_are_one_curve(tmp_path):
+    names = [f"val/cosine_position_{place:02d}" for place in range(5)]
+    lines = [{"step": step, **{name: step * place for place, name in enumerate(names)}} for step in (1, 2)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    page = write_report(tmp_path).read_text()
+    assert re.findall("<figcaption>(.*?)</figcaption>", page) == ["val/cosine by position"]
+    assert "val/cosine: 8" in page

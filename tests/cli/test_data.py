@@ -67,3 +67,9 @@ def test_documents_for_an_objective(emu2_lit, tmp_path, picture):
     unified = json.loads(emu2_lit("data", "check", path, "--objective", "unified", "--json")[1])
     assert report["good"] == unified["good"] == 1
     assert unified["learned_tokens"] > report["learned_tokens"]
+
+
+def test_pictures_alone_are_counted_for_the_decoder(emu2_lit, llava):
+    status, out, _ = emu2_lit("data", "check", llava(good=2), "--objective", "decoder")
+    assert status == 0
+    assert "images: 2" in out and "seven" not in out

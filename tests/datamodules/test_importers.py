@@ -34,9 +34,10 @@ def chat(*turns, **columns):
 
 def test_formats_are_found_by_file_name():
     documents = {"captions", "episodes", "grit", "mmc4", "numbered", "obelics", "text"}
-    assert set(importers()) == documents | {"llava", "messages", "sharegpt", "webdataset"}
+    drawn = {"dreambooth", "grounded", "instructpix2pix", "omnigen", "subjects200k"}
+    assert set(importers()) == documents | drawn | {"llava", "messages", "sharegpt", "webdataset"}
     check_format("auto")
-    with pytest.raises(UserError, match="unknown data format 'lava'; known: auto, captions, episodes, grit, llava"):
+    with pytest.raises(UserError, match="unknown data format 'lava'; known: auto, captions, dreambooth, "):
         check_format("lava")
 
 

@@ -97,7 +97,7 @@ def test_a_source_travels_to_spawned_workers(tmp_path):
         ("a.json", "[]", "holds no samples"),
         ("a.jsonl", "\n\n", "holds no samples"),
         ("a.txt", "x", "known file types are .json, .jsonl"),
-        ("folder", None, "is a folder; name a file"),
+        ("folder", None, "is a folder without pictures; name a file"),
     ],
 )
 def test_sources_that_cannot_be_are_user_errors(tmp_path, name, content, message):

@@ -136,9 +136,7 @@ def test_generate_matches_argmax_without_a_cache(tiny):
 @pytest.mark.parametrize(("n_query", "image_size"), [(5, 56), (9, 56), (0, 56)])
 def test_n_query_must_fit_the_patch_grid(n_query, image_size):
     with pytest.raises(UserError, match="n_query"):
-        Emu2Config(
-            vision_config=dict(image_size=image_size), text_config=dict(vocab_size=32272), n_query=n_query
-        )
+        Emu2Config(vision_config=dict(image_size=image_size), text_config=dict(vocab_size=32272), n_query=n_query)
 
 
 def test_unknown_preset_lists_the_known():

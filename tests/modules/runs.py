@@ -1,16 +1,16 @@
-"""Short real runs of the chat module, for tests that compare them."""
+"""Short real runs of modules, for tests that compare them."""
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback, LightningDataModule, Trainer
 from torch import Tensor
 
 from datamodules.chat import ChatDataModule
 from emu2_lit.model import Emu2Config, Emu2Processor
-from emu2_lit.modules import ChatTuning
+from emu2_lit.modules import ChatTuning, TuningModule
 from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
 from emu2_lit.strategies import AtomicCheckpointIO
 
@@ -56,7 +56,6 @@ def chat_run(
     workers: int = 0,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
-    torch.use_deterministic_algorithms(True)
     config = Emu2Config.preset("tiny")
     processor = Emu2Processor.for_config(config.with_role_tokens())
     module = ChatTuning(
@@ -73,6 +72,20 @@ def chat_run(
         max_length=256,
         workers=workers,
     )
+    return run(module, datamodule, root, stop=stop, accumulate=accumulate, resume=resume)
+
+
+def run(
+    module: TuningModule,
+    datamodule: LightningDataModule,
+    root: Path,
+    *,
+    stop: int = STEPS,
+    accumulate: int = 1,
+    resume: Path | None = None,
+) -> Ran:
+    """Train a module on as many processes as were started."""
+    torch.use_deterministic_algorithms(True)
     recorder = _Recorder(stop, root / f"step-{stop}.ckpt")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
     trainer = Trainer(

@@ -19,6 +19,13 @@ def test_warm_up_is_linear_and_reaches_the_peak():
     assert factors(100, warmup_steps=4)[:4] == [0.25, 0.5, 0.75, 1.0]
 
 
+def test_warm_up_by_the_logarithm_of_the_step():
+    rates = factors(200, warmup_steps=100, warmup="log", schedule="constant")
+    assert rates[99] == rates[150] == 1
+    assert rates[9] == pytest.approx(math.log(11) / math.log(101))
+    assert 0 < rates[0] < rates[1] < rates[98] < 1
+
+
 def test_cosine_ends_at_the_given_share():
     values = factors(110, warmup_steps=10, min_lr_ratio=0.1)
     assert values[60] == pytest.approx(0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi / 2)))

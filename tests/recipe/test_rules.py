@@ -21,6 +21,32 @@ CONFLICTS = {
         "nothing would train",
     ),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
+    "drawings without a decoder": (
+        ["callbacks.drawings.prompts.0.parts.0.text=a dog"],
+        "callbacks.drawings: needs model.decoder",
+    ),
+    "drawings of nothing": (["model.decoder=tiny", "callbacks.drawings={}"], "callbacks.drawings.prompts: is empty"),
+    "an empty prompt": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{}]"],
+        "callbacks.drawings.prompts.0.parts: is empty",
+    ),
+    "two things in one part": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{parts: [{text: a, image: b.png}]}]"],
+        "callbacks.drawings.prompts.0.parts.0: give one of text, image and box; text, image given",
+    ),
+    "a box inside out": (
+        ["model.decoder=tiny", "callbacks.drawings.prompts=[{parts: [{box: [0.5, 0.1, 0.2, 0.9]}]}]"],
+        "callbacks.drawings.prompts.0.parts.0.box: expected x1, y1, x2, y2",
+    ),
+    "not drawn": (
+        ["data.generation.inline=1"],
+        "data.generation.inline: has an effect with tuning.objective=generation",
+    ),
+    "no squares": (["data.pictures.min_size=9"], "data.pictures.min_size: has an effect with tuning.objective=decoder"),
+    "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
+    "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
+    "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
+    "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 
@@ -32,11 +58,34 @@ def test_conflict(recipe_file, overrides, expected):
     assert expected in str(caught.value)
 
 
+def test_missing_folders_of_generation_are_named(recipe_file):
+    recipe = recipes.load(recipe_file())
+    recipe.data.generation.backgrounds, recipe.data.sources[0].prior = "walls", "dogs"
+    assert recipes.missing_files(recipe)[1:] == [
+        "data.sources.0.prior: no such file or folder: dogs",
+        "data.generation.backgrounds: no such file or folder: walls",
+    ]
+
+
 def test_missing_files_are_named(recipe_file):
-    recipe = recipes.load(recipe_file(), ["model.tokenizer=./tokenizer.model", "resume=old.ckpt"])
+    drawings = "callbacks.drawings.prompts=[{parts: [{text: like}, {image: dog.jpg}]}]"
+    recipe = recipes.load(
+        recipe_file(),
+        [
+            "model.tokenizer=./tokenizer.model",
+            "resume=old.ckpt",
+            "model.decoder=./gen",
+            drawings,
+            "evaluation.encoders={dino: ./dino, clip: openai/clip, inception: fid.pth}",
+        ],
+    )
     assert recipes.missing_files(recipe) == [
         "data.sources.0.path: no such file or folder: chats.json",
         "model.tokenizer: no such file or folder: ./tokenizer.model",
+        "model.decoder: no such file or folder: ./gen",
+        "callbacks.drawings.prompts.0.parts.1.image: no such file or folder: dog.jpg",
+        "evaluation.encoders.dino: no such file or folder: ./dino",
+        "evaluation.encoders.inception: no such file or folder: fid.pth",
         "resume: no such file or folder: old.ckpt",
     ]
 

@@ -28,7 +28,9 @@ def test_ranges_name_keys_of_the_schema():
         source = [recipes.SourceSection()]
         data = recipes.DataSection(sources=source, validation=source, types=[recipes.TypeSection()])
         evaluation = recipes.EvaluationSection(benchmarks=[recipes.BenchmarkSection()])
-        section = asdict(Recipe(data=data, evaluation=evaluation))
+        prompt = recipes.PromptSection(parts=[recipes.PromptPartSection()])
+        watched = recipes.CallbacksSection(drawings=recipes.DrawingsSection(prompts=[prompt]))
+        section = asdict(Recipe(data=data, evaluation=evaluation, callbacks=watched))
         for name in key.split("."):
             section = section[0] if isinstance(section, list) else section
             assert name in section, key

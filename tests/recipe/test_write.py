@@ -19,4 +19,3 @@ def test_round_trip(recipe_file, overrides, tmp_path):
     recipes.save(recipe, saved)
     assert recipes.load(saved) == recipe
     assert [file.name for file in saved.parent.iterdir()] == ["recipe.yaml"]
-

@@ -9,21 +9,23 @@ from PIL import Image
 from emu2_lit import recipe as recipes
 from emu2_lit.run import fit
 from emu2_lit.run.evaluate import evaluate
+from tests.evaluation.drawing_cases import dreambench_folder
 from tests.run.conftest import short
 
 TRAINED = [name for name in recipes.names() if not name.startswith("evaluate/")]
-EVALUATED = [name for name in recipes.names() if name.startswith("evaluate/")]
+DRAWN = ["evaluate/dreambench"]
+EVALUATED = [name for name in recipes.names() if name.startswith("evaluate/") and name not in DRAWN]
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_two_steps(name, caption_model, tmp_path, episodes):
+def test_two_steps(name, caption_model, tmp_path, episodes, drawings):
     values = recipes.read(name)
     overrides = [
         "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.val_check_interval=null", "trainer.accelerator=cpu",
         "trainer.devices=1", "data.micro_batch_size=2", "data.workers=0", "data.validation_limit=4",
     ]  # fmt: skip
-    if values["data"]["prepare"] == "episodes":
-        overrides.append(f"data.folder={episodes.parent}")
+    made = {"episodes": episodes, "drawings": drawings}.get(values["data"]["prepare"])
+    overrides += [f"data.folder={made.parent}"] if made else []
     sizes = [f"types.{place}.batch_size" for place in range(len(values["data"]["types"]))] or ["global_batch_size"]
     overrides += [f"data.{size}=4" for size in sizes]
     kind = "chat" if values["tuning"]["objective"] == "chat" else "captions"
@@ -31,6 +33,12 @@ def test_two_steps(name, caption_model, tmp_path, episodes):
     overrides += [f"{key}={data}" for key in recipes.required_keys(values)]
     if values["model"]["weights"]:
         overrides.append(f"model.weights={caption_model}")
+    if values["tuning"]["objective"] in ("decoder", "autoencoder"):
+        overrides += ["data.pictures.min_size=0"]
+    if values["tuning"]["objective"] == "generation":
+        overrides += ["data.generation.min_size=8", "drawing.steps=2"]
+    if values["model"]["decoder"]:
+        overrides.append("model.decoder=tiny")
     if values["callbacks"]["answers"]:
         overrides += ["callbacks.answers.limit=4", "callbacks.answers.max_new_tokens=2"]
     overrides += [f"evaluation.benchmarks.{place}.limit=4" for place in range(len(values["evaluation"]["benchmarks"]))]
@@ -101,3 +109,21 @@ def test_evaluation(name, caption_model, tmp_path, official_files, monkeypatch):
         assert {score.benchmark for score in scores} == {one["name"] for one in asked}
         assert all(score.published is not None for score in scores)
         assert (tmp_path / "run" / "submissions" / "shots_4" / "vqav2_val.json").is_file()
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_drawing(name, caption_model, tmp_path, monkeypatch):
+    pytest.importorskip("diffusers", reason="the visual decoder's library is not installed (extra `generation`)")
+    monkeypatch.chdir(tmp_path)
+    dreambench_folder(tmp_path / "data" / "dreambench", {"cat": "cat", "can": "can"})
+    overrides = [
+        f"model.weights={caption_model}", "model.decoder=tiny", "model.dtype=float32", "trainer.accelerator=cpu",
+        "evaluation.benchmarks.0.limit=3", "evaluation.encoders.dino=null", "evaluation.encoders.clip=null",
+        "drawing.steps=2",
+    ]  # fmt: skip
+    (score,) = evaluate(short(name, tmp_path, *overrides))
+    assert score.prompts == 3 and score.pictures == 12
+    assert score.figures.keys() == {"embedding_cosine", "diversity"} and score.published
+    assert len(list((tmp_path / "run" / "drawings").rglob("*.png"))) == 12
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Emu2-Gen (one picture)" in page and "Drawings: dreambench" in page

@@ -80,7 +80,9 @@ def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, capsys):
 def test_a_preempted_run_comes_back(jobs, straight):
     job = jobs.submit("low", "slurm.partition=low")
     jobs.wait_for_checkpoint("low")
-    other = jobs.cluster.call("sbatch", "--parsable", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    other = jobs.cluster.call(
+        "sbatch", "--parsable", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+    )
     assert_completed_after_a_restart(jobs, "low", job)
     assert jobs.cluster.state(other.strip()) == "COMPLETED"
     assert "SIGTERM: saved at step" in jobs.log("low")

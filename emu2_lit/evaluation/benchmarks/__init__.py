@@ -10,8 +10,10 @@ from pathlib import Path
 
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmark import Benchmark
+from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
 
-Opener = Callable[[Path, str | None], Benchmark]
+AnyBenchmark = Benchmark | DrawingBenchmark
+Opener = Callable[[Path, str | None], AnyBenchmark]
 
 
 @cache
@@ -21,13 +23,13 @@ def benchmarks() -> dict[str, Opener]:
     return {name: opener for module in modules for name, opener in getattr(module, "BENCHMARKS", {}).items()}
 
 
-def open_benchmark(name: str, path: str | Path, split: str | None = None, limit: int | None = None) -> Benchmark:
+def open_benchmark(name: str, path: str | Path, split: str | None = None, limit: int | None = None) -> AnyBenchmark:
     """A benchmark from its files.
 
     Args:
         path: the folder of its official files, or its one file.
         split: null: the one that the paper reports.
-        limit: only so many questions, spread evenly.
+        limit: only so many questions, or prompts to draw, spread evenly.
     Raises:
         UserError: an unknown name, files that are missing or not in their form; says which.
     """
@@ -39,7 +41,8 @@ def open_benchmark(name: str, path: str | Path, split: str | None = None, limit:
     if not path.exists():
         raise UserError(f"benchmark {name}: no such file or folder: {path}")
     opened = benchmarks()[name](path, split)
-    if limit is not None and limit < len(opened.queries):
-        total = len(opened.queries)
-        opened.queries = [opened.queries[place * total // limit] for place in range(limit)]
+    asked = "tasks" if isinstance(opened, DrawingBenchmark) else "queries"
+    items = getattr(opened, asked)
+    if limit is not None and limit < len(items):
+        setattr(opened, asked, [items[place * len(items) // limit] for place in range(limit)])
     return opened

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from emu2_lit.errors import UserError
 
 T = TypeVar("T")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 def need(folder: Path, *names: str, benchmark: str) -> list[Path]:
@@ -27,6 +28,16 @@ def first_of(folder: Path, *patterns: str, benchmark: str) -> Path:
         if found := sorted(folder.glob(pattern)):
             return found[0]
     raise UserError(f"benchmark {benchmark}: {folder} has none of {', '.join(patterns)}")
+
+
+def pictures_in(folder: Path, pattern: str = "*") -> list[Path]:
+    """Files of pictures in order of their names, by their endings; hidden ones are left out.
+
+    Args:
+        pattern: `**/*` searches in depth.
+    """
+    found = (file for file in folder.glob(pattern) if file.suffix.lower() in PICTURES)
+    return sorted(file for file in found if not file.name.startswith("."))
 
 
 def read_json(path: Path) -> Any:

@@ -1,0 +1,106 @@
+"""What kills at random moments cost a run that is started again each time: `python -m benchmarks.kills`."""
+
+import json
+import random
+import signal
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from benchmarks.measure import keep
+from callbacks import find_last_checkpoint
+from emu2_lit.recipe import Recipe, load
+from emu2_lit.run import fit
+from tests.distributed import start_child
+
+KILLS, STEPS, INTERVAL = 20, 400, 10
+
+
+@dataclass
+class Kills:
+    """What happened to a run: how often it was killed, of these during a save, how often it went on from a checkpoint,
+    steps that were made again, seconds from the first start to the end."""
+
+    kills: int = 0
+    during_saves: int = 0
+    resumes: int = 0
+    lost_steps: int = 0
+    seconds: float = 0.0
+
+
+def kill_repeatedly(recipe: Recipe, kills: int, seconds: float = 4, seed: int = 0) -> Kills:
+    """SIGKILL the run `kills` times, then let it end.
+
+    Every other kill strikes during a save, the others at random moments of the first `seconds` of a start. A start
+    that ends by itself before it is killed was the last.
+    """
+    rng, found, started = random.Random(seed), Kills(), time.perf_counter()
+    folder = Path(recipe.run.dir)
+    for number in range(kills):
+        process = start_child(fit, recipe)
+        staging = folder / "checkpoints" / ".partial"
+        deadline = time.monotonic() + rng.uniform(0, seconds)
+        while process.is_alive() and not (number % 2 and _appears(staging)):
+            if not number % 2 and time.monotonic() > deadline:
+                break
+            time.sleep(0.0005)
+        saving = _appears(staging)
+        process.kill()
+        process.join()
+        if process.exitcode != -signal.SIGKILL:
+            assert process.exitcode == 0, process.exitcode
+            break
+        found.kills += 1
+        found.during_saves += saving
+    process = start_child(fit, recipe)
+    process.join()
+    assert process.exitcode == 0, process.exitcode
+    found.seconds = time.perf_counter() - started
+    records = _records(folder)
+    found.resumes = sum(record.get("resumed", 0) > 0 for record in records)
+    found.lost_steps = sum("step" in record for record in records) - recipe.trainer.max_steps
+    return found
+
+
+def _appears(staging: Path) -> bool:
+    return staging.is_dir() and any(staging.iterdir())
+
+
+def _records(folder: Path) -> list[dict]:
+    """What the run has noted of its steps and resumes, whole lines only."""
+    lines = (folder / "batches" / "rank_0.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as root:
+        runs = {}
+        for name, kills, steps in (("untimed", 0, 1), ("never killed", 0, STEPS), ("killed", KILLS, STEPS)):
+            recipe = load(
+                "quickstart/caption",
+                [
+                    f"run.dir={root}/{name}", f"data.folder={root}/data", f"trainer.max_steps={steps}",
+                    f"callbacks.checkpoint_every_n_steps={INTERVAL}", "trainer.val_check_interval=null",
+                ],
+            )  # fmt: skip
+            runs[name] = kill_repeatedly(recipe, kills)
+            print(f"{name:14}", *(f"{value:8.1f} {key}" for key, value in asdict(runs[name]).items()))
+        weights = [_weights(Path(root) / name) for name in ("never killed", "killed")]
+        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    keep(
+        "kills", "python -m benchmarks.kills", steps=STEPS, checkpoint_every_n_steps=INTERVAL, same_weights=True,
+        overhead=round(runs["killed"].seconds / runs["never killed"].seconds, 2),
+        **{name: {k: round(v, 1) for k, v in asdict(runs[name]).items()} for name in ("never killed", "killed")},
+    )  # fmt: skip
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(find_last_checkpoint(folder / "checkpoints"), weights_only=True)["state_dict"]
+
+
+if __name__ == "__main__":
+    main()
