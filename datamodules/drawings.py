@@ -17,9 +17,9 @@ from datamodules.digits import SIZE, WORDS, held_out, load_digits, publish
 from emu2_lit.evaluation.benchmarks.drawn_digits import FORMS
 from emu2_lit.samples.seeding import hash_seed
 
-VERSION = 1
+VERSION = 2
 PLACES = {"train": 8, "val": 1}  # canvases of each digit's picture
-SIDES = (28, 35, 42)  # of a digit on a canvas, pixels
+SIDES = (35, 42)  # of a digit on a canvas, pixels
 GRID = 7  # pixels between two places of a digit
 
 
@@ -71,7 +71,7 @@ def _row(phrase: str, box: tuple[int, ...]) -> list[float]:
 
 
 def random_box(rng: random.Random) -> tuple[int, int, int, int]:
-    """A square on the canvas, at one of 50 places: x1, y1, x2, y2 in pixels."""
+    """A square on the canvas, at one of 25 places: x1, y1, x2, y2 in pixels."""
     side = rng.choice(SIDES)
     left, top = (rng.randrange(0, SIZE - side + 1, GRID) for _ in range(2))
     return left, top, left + side, top + side

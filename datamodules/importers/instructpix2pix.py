@@ -19,7 +19,7 @@ _INSTRUCTIONS = ("edit_prompt", "instruction", "edit_instruction", "edit", "capt
 def detect(record: dict[str, Any]) -> bool:
     named = bool(record.keys() & set(_SOURCES)) and bool(record.keys() & set(TARGETS))
     pair = len(as_list(record.get("image"))) == 2 and "edit_prompt" in record
-    return pair or (named and bool(record.keys() & set(_INSTRUCTIONS)))
+    return pair or named
 
 
 def to_sample(record: dict[str, Any], context: Context) -> Sample:

@@ -62,8 +62,9 @@ def _chosen(frames: Sequence[Any], choose: Callable[[int], list[int]]) -> list[A
 
 
 def pictures_of(folder: Path) -> list[Path]:
-    """The pictures of a folder, in the order of the numbers in their names."""
-    return sorted((path for path in folder.iterdir() if path.suffix.lower() in PICTURES), key=_numbered)
+    """The pictures of a folder, in the order of the numbers in their names; hidden files are none."""
+    found = (path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith("."))
+    return sorted(found, key=_numbered)
 
 
 def _numbered(path: Path) -> list[tuple[int, str]]:

@@ -134,6 +134,7 @@ class TestEdits:
         sample = import_record(record, CONTEXT)
         assert [part.value for part in sample.parts] == ["/data/a.png", "x", "/data/b.png"]
         refused({"original_image": "a.png", "edit_prompt": "x"}, "needs `edited_image`", "instructpix2pix")
+        refused({"original_image": "a.png", "edited_image": "b.png", "edit_prompt": None}, "needs `edit_prompt`")
 
 
 class TestSubjects200K:
@@ -252,6 +253,10 @@ class TestSubjectFolder:
         assert samples[1].parts[1].value.span is None  # "The colorful cup on a table" does not say it
         assert [name(part.value) for part in samples[3].parts] == ["a.png", "a photo of a mug"]
         assert bad(folder, processor, noun="mug", prior=str(photos / "prior")) == {}
+
+    def test_hidden_files_are_no_pictures_of_the_subject(self, folder, processor):
+        (folder / "._00.png").write_bytes(b"what some systems leave beside a copied file")
+        assert len(imported(folder)) == 3 and bad(folder, processor) == {}
 
     def test_damaged_and_tiny_pictures(self, folder, photos, processor):
         (folder / "03.png").write_bytes(CAT[:500])
