@@ -30,9 +30,8 @@ slurm: {{time: "10:00", signal_lead: 30, environment: {{OMP_NUM_THREADS: "1"}}}}
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A SLURM of two nodes."""
-    if absent := missing():
-        pytest.skip(f"SLURM is not installed ({', '.join(absent)} missing); {INSTALL}")
+    """A SLURM of two nodes; only `make test-slurm` asks for it."""
+    assert not (absent := missing()), f"SLURM is not installed ({', '.join(absent)} missing); {INSTALL}"
     mini = MiniSlurm()
     try:
         mini.start()

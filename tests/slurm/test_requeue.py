@@ -15,6 +15,7 @@ from emu2_lit.slurm.submit import job_id_of
 from tests.slurm.conftest import Jobs, weights
 from tests.slurm.mini import wait_for
 
+pytestmark = pytest.mark.slurm
 ENDLESS = "trainer.max_steps=100000"
 
 
@@ -151,3 +152,18 @@ def test_a_killed_rank_ends_the_job_at_once_and_the_next_submit_goes_on(jobs):
     again = jobs.submit("killed", "slurm.nodes=2")
     jobs.wait_for_state("killed", again, "COMPLETED", "FAILED")
     assert jobs.cluster.state(again) == "COMPLETED" and starts("killed")[0] > 0, jobs.told("killed")
+
+
+def test_a_run_whose_node_breaks_down_goes_on_elsewhere_from_its_last_checkpoint(jobs, straight):
+    job = jobs.submit("moved", "slurm.extra=[--nodelist=n0]")
+    jobs.wait_for_checkpoint("moved")
+    try:
+        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=down", "reason=test")
+        jobs.wait_for_state("moved", job, "PENDING", "FAILED", "COMPLETED")
+        jobs.cluster.call("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
+        jobs.wait_for_state("moved", job, "COMPLETED", "FAILED")
+    finally:
+        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=resume")
+    assert jobs.cluster.state(job) == "COMPLETED", jobs.told("moved")
+    assert [step >= 10 for step in starts("moved")] == [False, True]
+    assert weights("moved") == straight
