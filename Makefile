@@ -3,9 +3,10 @@ EXTRAS ?= dev,qlora,parquet,generation
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+SLURM := slurmctld slurmd slurm-client munge
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-long lint clean
+.PHONY: help install quickstart test test-slurm test-long lint clean
 
 help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +25,13 @@ quickstart: install  ## tune the tiny model on handwritten digits: minutes, on a
 
 test: install  ## run the tests (under 10 minutes on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+test-slurm: install  ## run the tests on a real SLURM of this machine alone (under 4 minutes)
+	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || { \
+	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SLURM) > /dev/null; } || { \
+	  echo "SLURM is missing. On Debian or Ubuntu, as root: apt-get install $(SLURM)" >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm
 
 test-long: install  ## run the tests that take minutes each: the full quickstarts
 	$(BIN)/python -m pytest -q -m long

@@ -15,6 +15,7 @@ from callbacks.loss_spikes import LossSpikes
 from callbacks.nonfinite_guard import NonFiniteGuard
 from callbacks.progress import ProgressBar, ProgressLines, progress
 from callbacks.report import Report, write_report
+from callbacks.status_file import StatusFile
 from callbacks.stuck_watch import StuckWatch
 from callbacks.throughput import Throughput
 from callbacks.what_trains import WhatTrains
@@ -35,6 +36,7 @@ __all__ = [
     "ProgressBar",
     "ProgressLines",
     "Report",
+    "StatusFile",
     "StepCheckpoint",
     "StuckWatch",
     "Throughput",

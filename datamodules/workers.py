@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from datamodules.collate import Collator, Draw
 from datamodules.dataset import Position, SampleDataset
 from emu2_lit.errors import UserError
+from emu2_lit.signals import shielded
 
 _log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class Batches:
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(0),
         )
-        with _children_end_quietly():
+        with shielded(), _children_end_quietly():
             return iter(loader)
 
     def _describe(self, worker: int, exitcode: int, board: "_Board") -> str:

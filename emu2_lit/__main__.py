@@ -14,6 +14,9 @@ def _forget_current_folder() -> None:
 
 if __name__ == "__main__":
     _forget_current_folder()
+    from emu2_lit.signals import early
+
+    early.listen()  # before anything slow is imported
     from emu2_lit.cli import main
 
     sys.exit(main())

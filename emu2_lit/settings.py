@@ -146,3 +146,32 @@ def type_problems(types: Sequence[TypeSettings], sources: Sequence[SourceSetting
             yield f"data.types: the weight of {kind.name} must be positive; leave a type out instead"
         if kind.name not in {source.type for source in sources}:
             yield f"data.types: no source has the type {kind.name}; set `type: {kind.name}` at one"
+
+
+@dataclass
+class SlurmSettings:
+    """The job of `emu2-lit submit`. What is null is left to the cluster, or stands in ~/.config/emu2-lit/slurm.yaml."""
+
+    nodes: int | None = None  # machines; sets trainer.num_nodes, null: as many as that says
+    gpus: int | None = None  # of each machine; sets trainer.devices, null: as many as that says; 0: none
+    time: str | None = None  # longest time at a stretch: 4:00:00 or 1-12:00:00 (a bare number: seconds)
+    partition: str | None = None  # queue
+    account: str | None = None  # who pays
+    qos: str | None = None  # quality of service
+    constraint: str | None = None  # kind of machine
+    cpus: int | None = None  # cores per process; null: data.workers + 1
+    mem: str | None = None  # memory per machine, such as 200G; 0: all of it
+    venv: str | None = None  # a Python environment to activate; null: the Python that submits
+    container: str | None = None  # an image to run in, by its own `python`
+    container_runtime: Literal["apptainer", "pyxis"] = "apptainer"  # what runs it
+    container_mounts: list[str] = field(default_factory=list)  # folders it sees beside the current one
+    setup: list[str] = field(default_factory=list)  # shell lines before the run, such as `module load cuda`
+    environment: dict[str, str] = field(default_factory=dict)  # variables of the run; no secrets: it is written down
+    signal: Literal["USR1", "USR2"] = "USR1"  # tells the run to save before the time is over
+    signal_lead: int = 180  # seconds before the end at which it does; must be longer than a step and a save
+    requeue: bool = True  # go on by itself after the end of the time or a preemption, until the run is done
+    max_restarts_without_progress: int = 3  # then it is not started again
+    array: list[str] = field(default_factory=list)  # a run per item, which are its overrides: 'optimizer.lr=1e-4'
+    array_parallel: int | None = None  # runs of the array at once; null: all
+    dependency: str | None = None  # waits for: afterok:1234, or afterok:RUN with a submitted run's folder
+    extra: list[str] = field(default_factory=list)  # other options of sbatch, such as --reservation=x

@@ -11,9 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from emu2_lit import __version__
-from emu2_lit.cli import chat, data, evaluate, export, fit, generate, plan, recipes, weights
+from emu2_lit.cli import chat, data, evaluate, export, fit, generate, plan, recipes, slurm, weights
 from emu2_lit.cli.quiet import hush
 from emu2_lit.errors import UserError
+from emu2_lit.signals import StopRequested
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -27,9 +28,18 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="emu2-lit", description="Fine-tune Emu2 from a recipe, and talk to the result.")
     root.add_argument("--version", action="version", version=f"emu2-lit {__version__}")
     commands = root.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (recipes, plan, fit, evaluate, chat, generate, export, weights, data):
+    for group in (recipes, plan, fit, evaluate, chat, generate, export, weights, data, slurm):
         group.register(commands)
     return root
+
+
+def _parse(root: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """argparse gives up on `key=value` behind an option: `submit chat/lora --dry-run trainer.devices=8`."""
+    args, rest = root.parse_known_args(argv)
+    if not hasattr(args, "overrides") or any(word.startswith("-") or "=" not in word for word in rest):
+        return root.parse_args(argv)  # which says what it does not know
+    args.overrides += rest
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"emu2-lit: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopRequested):
         print("emu2-lit: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough

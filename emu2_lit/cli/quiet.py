@@ -17,6 +17,7 @@ _WARNINGS = (
     ".*gradient_checkpointing_enable.*", ".*does not have many workers.*", ".*`ModelCheckpoint.*",
     ".*Detected KeyboardInterrupt.*", ".*fast_dev_run.*", ".*smaller than the logging interval.*",
     ".*Total length of `list` across ranks is zero.*",  # a run without validation
+    ".*The `srun` command is available.*",  # on any machine of a cluster; what matters is checked by the kit
     ".*could be decompression bomb.*",  # refused by the kit itself, with the picture's name
 )  # fmt: skip
 

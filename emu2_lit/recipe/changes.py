@@ -18,7 +18,7 @@ FREE = {
     "trainer.strategy", "trainer.val_check_interval", "trainer.limit_val_batches", "trainer.log_every_n_steps",
     "trainer.profiler", "trainer.fast_dev_run", "trainer.enable_progress_bar",
     "tuning.activation_checkpointing", "tuning.gradient_norm_interval",
-    "callbacks", "evaluation", "run.name", "run.dir", "run.logger", "resume",
+    "callbacks", "evaluation", "run.name", "run.dir", "run.logger", "resume", "slurm",
 }  # fmt: skip
 ABSENT = "not there"
 

@@ -34,6 +34,9 @@ def problems(value: Any, kind: Any = Recipe, key: str = "") -> Iterator[Problem]
     elif get_origin(wanted) is list:
         for index, item in enumerate(value):
             yield from problems(item, get_args(wanted)[0], f"{key}.{index}")
+    elif get_origin(wanted) is dict:
+        for name, item in value.items():
+            yield from problems(item, get_args(wanted)[1], _join(key, name))
     else:
         yield from _range_problems(value, key)
 
@@ -93,8 +96,8 @@ def keys_of_schema(kind: type = Recipe, key: str = "") -> Iterator[str]:
 def _fits(value: Any, kind: Any) -> bool:
     if is_dataclass(kind):
         return isinstance(value, dict)
-    if get_origin(kind) is list:
-        return isinstance(value, list)
+    if get_origin(kind) in (list, dict):
+        return isinstance(value, get_origin(kind))
     if get_origin(kind) is Literal:
         return value in get_args(kind)
     if isinstance(value, bool):
@@ -123,6 +126,8 @@ def _describe_one(kind: Any) -> str:
         return f"a section with keys {', '.join(option.name for option in fields(kind))}"
     if get_origin(kind) is list:
         return f"a list, each item {_describe(get_args(kind)[0])}"
+    if get_origin(kind) is dict:
+        return f"names, each with {_describe(get_args(kind)[1])}"
     if get_origin(kind) is Literal:
         return f"one of {', '.join(get_args(kind))}"
     return NAMES[kind]

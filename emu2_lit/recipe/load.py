@@ -15,14 +15,19 @@ from emu2_lit.recipe.rules import conflicts
 from emu2_lit.recipe.schema import Recipe
 
 
-def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+def load(
+    name: str | Path, overrides: list[str] | tuple[str, ...] = (), defaults: dict[str, Any] | None = None
+) -> Recipe:
     """The checked recipe of a shipped name or a path, with `key=value` overrides.
+
+    Args:
+        defaults: values that hold where the recipe says nothing, such as a site's.
 
     Raises:
         UserError: lists every unknown key, wrong type, illegal or missing value and conflict, each with its file
             (or "command line"), the dotted key, and what is legal.
     """
-    values = read(name, overrides)
+    values = read(name, overrides, defaults)
     if missing := required_keys(values):
         needed = " ".join(f"{key}=..." for key in missing)
         raise UserError(f"{catalog.path(name)}: still to be given, there or on the command line: {needed}")
@@ -32,11 +37,13 @@ def load(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     return recipe
 
 
-def read(name: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> dict[str, Any]:
+def read(
+    name: str | Path, overrides: list[str] | tuple[str, ...] = (), defaults: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """The resolved recipe as plain values, defaults included; `???` where a value is still to be given."""
     file = catalog.path(name)
     written = _read_yaml(file)
-    values = _resolve(apply(written, overrides), catalog.name_of(file), file)
+    values = _resolve(apply(written, overrides), catalog.name_of(file), file, defaults or {})
     overridden = keys_of(overrides)
     wrong = []
     for key, message in problems(values):
@@ -63,12 +70,12 @@ def _read_yaml(file: Path) -> dict[str, Any]:
     return written_out({str(key): value for key, value in content.items() if value is not None})
 
 
-def _resolve(given: dict[str, Any], name: str, file: Path) -> dict[str, Any]:
+def _resolve(given: dict[str, Any], name: str, file: Path, site: dict[str, Any]) -> dict[str, Any]:
     """Fill in defaults and the run's name and folder, then resolve `${...}`."""
     defaults = OmegaConf.to_container(OmegaConf.structured(Recipe))
     defaults["run"] |= {"name": name, "dir": "runs/${run.name}"}
     try:
-        return OmegaConf.to_container(OmegaConf.merge(defaults, _without_null_run(given)), resolve=True)
+        return OmegaConf.to_container(OmegaConf.merge(defaults, site, _without_null_run(given)), resolve=True)
     except TypeError:  # OmegaConf names no key where a list stands for a section
         lists = [key for key, value in given.items() if isinstance(value, list) and isinstance(defaults.get(key), dict)]
         raise UserError(f"{file} or command line: {', '.join(lists)}: expected a section, got a list") from None

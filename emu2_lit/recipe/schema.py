@@ -15,6 +15,7 @@ from emu2_lit.settings import GenerationSettings as GenerationSection
 from emu2_lit.settings import LoraSettings as LoraSection
 from emu2_lit.settings import OptimizerSettings as OptimizerSection
 from emu2_lit.settings import PictureSettings as PictureSection
+from emu2_lit.settings import SlurmSettings as SlurmSection
 from emu2_lit.settings import SourceSettings as SourceSection
 from emu2_lit.settings import TypeSettings as TypeSection
 
@@ -215,6 +216,7 @@ class Recipe:
     evaluation: EvaluationSection = field(default_factory=EvaluationSection)
     drawing: DrawingSection = field(default_factory=DrawingSection)  # of benchmarks and callbacks
     run: RunSection = field(default_factory=RunSection)
+    slurm: SlurmSection = field(default_factory=SlurmSection)
     resume: ResumeSection = field(default_factory=ResumeSection)
 
     @property
@@ -305,6 +307,12 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "callbacks.stuck_after": (1, INFINITY),
     "callbacks.checkpoint_every_n_steps": (1, INFINITY),
     "callbacks.keep_checkpoints": (1, INFINITY),
+    "slurm.nodes": (1, INFINITY),
+    "slurm.gpus": (0, INFINITY),
+    "slurm.cpus": (1, INFINITY),
+    "slurm.signal_lead": (1, 65535),
+    "slurm.max_restarts_without_progress": (1, INFINITY),
+    "slurm.array_parallel": (1, INFINITY),
 }
 
 

@@ -31,7 +31,7 @@ def _lines(values: dict[str, Any], kind: type, indent: str = "") -> Iterator[str
     for option in fields(kind):
         name, value, inner = option.name, values[option.name], section_of(hints[option.name])
         comment = f"  # {comments[name]}" if name in comments else ""
-        if isinstance(value, dict):
+        if isinstance(value, dict) and inner:
             yield f"{indent}{name}:{comment}"
             yield from _lines(value, inner, indent + "  ")
         elif inner and value:

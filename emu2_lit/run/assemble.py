@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from lightning import Callback, Trainer
-from lightning.fabric.plugins.environments import ClusterEnvironment, SLURMEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
@@ -22,13 +22,14 @@ from datamodules.types import typed_split
 from emu2_lit.errors import UserError
 from emu2_lit.evaluation.benchmarks import open_benchmark
 from emu2_lit.evaluation.drawing_benchmark import DrawingBenchmark
+from emu2_lit.job import Job
 from emu2_lit.model.box_picture import box_picture
 from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
 from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
 from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
-from emu2_lit.strategies import AtomicCheckpointIO
+from emu2_lit.strategies import AtomicCheckpointIO, check_devices, cluster_environment
 
 _ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
     "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
@@ -120,7 +121,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
 def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list[Callback]:
     """Everything that watches the run; `about` is what checkpoints tell about it."""
     folder, wanted = Path(recipe.run.dir), recipe.callbacks
-    built: list[Callback] = [watch.GracefulStop(), watch.WhatTrains()]
+    built: list[Callback] = [watch.GracefulStop(folder=folder), watch.WhatTrains()]
     if recipe.trainer.enable_progress_bar:
         built.append(watch.progress())
     faults = None if recipe.trainer.fast_dev_run else folder / "faults.jsonl"
@@ -133,6 +134,8 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
         built.append(watch.GradientCheck(steps=wanted.gradient_check_steps))
     if recipe.trainer.fast_dev_run:
         return built
+    job = Job.here()
+    built.append(watch.StatusFile(folder / "status.json", restarts=job.restarts if job else 0))
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
     if wanted.batch_digests:
         built.append(watch.BatchDigests(folder / "batches"))
@@ -222,8 +225,9 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
         use_distributed_sampler=False,
         logger=_loggers(recipe) if not settings.fast_dev_run else False,
         callbacks=build_callbacks(recipe, about),
-        plugins=[AtomicCheckpointIO(), *_environment()],
+        plugins=[AtomicCheckpointIO(), *cluster_plugins(recipe)],
     )
+    check_devices(trainer.num_devices, trainer.num_nodes)
     if recipe.callbacks.stuck_after and hasattr(trainer.strategy, "_timeout"):  # the watch speaks first, it knows more
         trainer.strategy._timeout = timedelta(seconds=recipe.callbacks.stuck_after + 600)
     passes = _micro_batches(recipe.data, trainer.world_size)
@@ -233,11 +237,6 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
     else:
         trainer.val_check_interval = (settings.val_check_interval or trainer.max_steps) * passes
     return trainer
-
-
-def _environment() -> list[ClusterEnvironment]:
-    """Under SLURM, Lightning would save inside a signal handler, in the middle of a step, and requeue by itself."""
-    return [SLURMEnvironment(auto_requeue=False)] if SLURMEnvironment.detect() else []
 
 
 def _micro_batches(data: DataSection, world_size: int) -> int:
@@ -251,6 +250,12 @@ def _micro_batches(data: DataSection, world_size: int) -> int:
             f"{data.micro_batch_size} times {world_size} device(s): change one of them"
         )
     return passes
+
+
+def cluster_plugins(recipe: Recipe) -> list[ClusterEnvironment]:
+    """How the ranks find each other under SLURM; else nothing. UserError: it has started others than are wanted."""
+    found = cluster_environment(recipe.trainer.devices, recipe.trainer.num_nodes)
+    return [found] if found else []
 
 
 def _make_trainer(**arguments: Any) -> Trainer:

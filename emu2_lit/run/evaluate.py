@@ -28,6 +28,7 @@ from emu2_lit.evaluation.runner import predict
 from emu2_lit.model import Emu2Generator
 from emu2_lit.ranks import place
 from emu2_lit.recipe.schema import Recipe
+from emu2_lit.run.assemble import cluster_plugins
 from emu2_lit.run.decoder import open_decoder
 from emu2_lit.run.evaluate_drawings import DrawingScore, score_drawings, summary_figures
 from emu2_lit.run.fit import fit_base, save_recipe
@@ -96,7 +97,10 @@ def _launched(recipe: Recipe) -> Fabric:
     """One process per device; the items are shared among them."""
     settings = recipe.trainer
     devices = settings.devices if settings.devices != "auto" else 1
-    fabric = Fabric(accelerator=settings.accelerator, devices=devices, num_nodes=settings.num_nodes)
+    fabric = Fabric(
+        accelerator=settings.accelerator, devices=devices, num_nodes=settings.num_nodes,
+        plugins=cluster_plugins(recipe),
+    )  # fmt: skip
     fabric.launch()
     return fabric
 

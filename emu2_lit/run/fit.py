@@ -16,14 +16,17 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 from callbacks import DataLedger, FaultCallback, GracefulStop, InContextEvaluation, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
+from emu2_lit.job import BASES, Job, clear_triggers
 from emu2_lit.model.lora import save_adapter
 from emu2_lit.modules import DrawingTuning, TuningModule
 from emu2_lit.recipe.schema import Recipe
-from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, draws
+from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, cluster_plugins, draws
 from emu2_lit.run.farewell import farewell
 from emu2_lit.run.memory import memory_advice
-from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
+from emu2_lit.run.resume import about_run, begin, check_changes, find_checkpoint, stay_with_own
 from emu2_lit.run.room import check_memory
+from emu2_lit.signals import early
+from emu2_lit.strategies import started_by_srun
 
 # Figures that the summary keeps
 _FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
@@ -56,17 +59,27 @@ def fit(recipe: Recipe) -> RunResult:
         UserError: something in the recipe, the data or the weights is wrong.
     """
     folder = Path(recipe.run.dir)
+    cluster_plugins(recipe)  # refuses a job of another shape before anything is loaded
     done = _finished(recipe, folder)
     if done is not None:
         return RunResult("already finished", folder, done)
+    job = Job.here()
+    if job is None:
+        clear_triggers(folder)
+    else:
+        stay_with_own(job, recipe, folder)
     about, checkpoint = about_run(recipe), find_checkpoint(recipe, folder)  # before weights are put for a recipe
     if checkpoint is not None:
         check_changes(checkpoint, about["recipe"], recipe.resume.allow)
-    for key, place in (("weights", "base"), ("decoder", "decoder_base")):
+    for key, place in BASES.items():
         if recipes.is_recipe(getattr(recipe.model, key) or ""):
             base = fit_base(recipe, folder / place, key)
             if base.status == "interrupted":
                 return RunResult("interrupted", folder, base.summary)
+    early.while_loading()
+    if job is not None:
+        with _failing_disk(folder):
+            begin(job, folder, recipe.slurm.max_restarts_without_progress)
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
@@ -79,8 +92,11 @@ def fit(recipe: Recipe) -> RunResult:
         trainer.fit(module, datamodule, ckpt_path=checkpoint, weights_only=True)
     if recipe.trainer.fast_dev_run:
         return RunResult("dry run", folder, {"steps": trainer.global_step})
-    if _stopped(trainer):
-        return RunResult("interrupted", folder, {"steps": trainer.global_step})
+    stop = _graceful_stop(trainer)
+    if stop.stopped:
+        told = {"reason": stop.reason, "final": stop.final, "seconds": stop.seconds}
+        return RunResult("interrupted", folder, {"steps": trainer.global_step} | told)
+    early.nothing_left_to_save(stop.received)
     if module.validated_at != trainer.global_step and datamodule.validation_settings:
         with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):
             trainer.validate(module, datamodule, verbose=False)
@@ -130,14 +146,17 @@ def _finished(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
 def fit_base(recipe: Recipe, folder: Path, key: str = "weights") -> RunResult:
     """Run the recipe that a key of the model section names, and point the key to what it leaves."""
     base = recipes.load(getattr(recipe.model, key), [f"run.dir={folder}", f"data.folder={recipe.data.folder}"])
+    base.slurm = recipe.slurm
+    if started_by_srun():  # as many processes as there are
+        base.trainer.num_nodes, base.trainer.devices = recipe.trainer.num_nodes, recipe.trainer.devices
     rank_zero_info(f"{recipe.name} starts from the recipe {base.name}, which runs first (in {folder})")
     result = fit(base)
     setattr(recipe.model, key, str(folder))
     return result
 
 
-def _stopped(trainer: Trainer) -> bool:
-    return any(callback.stopped for callback in trainer.callbacks if isinstance(callback, GracefulStop))
+def _graceful_stop(trainer: Trainer) -> GracefulStop:
+    return next(callback for callback in trainer.callbacks if isinstance(callback, GracefulStop))
 
 
 @rank_zero_only

@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from callbacks import find_last_checkpoint
 from emu2_lit.errors import UserError
+from emu2_lit.job import Job
 from emu2_lit.recipe.changes import changes, needs_consent
 from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import Recipe
@@ -55,6 +56,22 @@ def check_changes(checkpoint: Path, recipe: dict[str, Any], allow: list[str]) ->
             f"'resume.allow=[{','.join(refused)}]'"
         )
     rank_zero_info("The recipe has changed since the checkpoint:\n" + "\n".join(lines.values()))
+
+
+def stay_with_own(job: Job, recipe: Recipe, folder: Path) -> None:
+    """A job that was started again goes on with its own checkpoints, also where it first began with another's."""
+    last = find_last_checkpoint(folder / "checkpoints")
+    if last is not None and job.is_of_this_job(last):
+        recipe.resume.checkpoint = "auto"
+
+
+def begin(job: Job, folder: Path, limit: int) -> None:
+    """Note where this start of a job goes on. UserError: so many in a row have got no further."""
+    last = find_last_checkpoint(folder / "checkpoints")
+    step = int(last.stem.split("=")[1]) if last else 0
+    job.begin(folder, step, limit)
+    if job.restarts:
+        rank_zero_info(f"Restart {job.restarts} of this job: {folder} stands at step {step}")
 
 
 def about_run(recipe: Recipe) -> dict[str, Any]:
