@@ -21,6 +21,8 @@ FEW_STEPS = [
     "model.dtype=float32",
 ]  # fmt: skip
 
+CLUSTER = ("submit", "status", "stop")  # tests/slurm runs them on a SLURM
+
 INSTANCES = {  # a COCO file about the stranger's photo
     "images": [{"id": 1, "file_name": "cat.jpg", "width": 256, "height": 256}],
     "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [64, 64, 128, 128], "iscrowd": 0}],
@@ -88,11 +90,12 @@ def test_every_command_runs(stranger, capsys, episodes):
     (stranger / "my_questions.jsonl").write_text("\n".join(map(json.dumps, questions)))
     assert main(["fit", "quickstart/chat", *FEW_STEPS, "model.weights=published"]) == 0
     lines = [words for words in commands() if words[0].endswith("emu2-lit")]
-    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate", "plan"}
+    assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate", "plan", *CLUSTER}
     for words in in_order(lines):
         few = FEW_STEPS + ["evaluation.benchmarks.0.limit=20"] * ("quickstart/in_context" in words)
         arguments = words[1:] + {"fit": few, "evaluate": ["evaluation.num_beams=1"]}.get(words[1], [])
-        assert main(arguments) == 0, (words, capsys.readouterr())
+        arguments += ["--dry-run"] * (words[1] == "submit")
+        assert main(arguments) == (2 if words[1] == "stop" else 0), (words, capsys.readouterr())  # the run has ended
     for made in ("my-emu2-chat/config.json", "my-emu2-chat.safetensors", "my-adapter/adapter_config.json"):
         assert (stranger / made).is_file(), made
 
