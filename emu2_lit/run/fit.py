@@ -23,6 +23,7 @@ from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, 
 from emu2_lit.run.farewell import farewell
 from emu2_lit.run.resume import about_run, check_changes, find_checkpoint
 from emu2_lit.run.room import check_memory
+from emu2_lit.run.use import measure_use
 
 # Figures that the summary keeps
 _FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
@@ -72,6 +73,7 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
     if recipe.trainer.check_memory and not draws(recipe):
         check_memory(recipe, trainer)
+    measure_use(recipe, trainer)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
     with _interrupts(), _failing_disk(folder):

@@ -149,6 +149,24 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
     )  # fmt: skip
 
 
+def work_of_samples(recipe: Recipe) -> planning.SampleWork:
+    """What learning one sample takes by this recipe, from two steps that are traced."""
+    recipe = copy.deepcopy(recipe)
+    recipe.tuning.activation_checkpointing = False
+    base, _ = network_config(recipe.model)
+    config = base.with_role_tokens() if OBJECTIVES[recipe.tuning.objective].needs_role_tokens else base
+    learned, least = 8, config.n_query + 16
+    lengths = least, 2 * least
+
+    def phases(length: int) -> list[planning.Phase]:
+        module = _module(recipe, planning.shortened(base))
+        load = Workload(1, length, images=1, learned=learned, padded=False)
+        traced = planning.trace(module, config, load, autocast=torch.bfloat16)
+        return planning.unfold(traced, planning.depths(config))
+
+    return planning.sample_work(*map(phases, lengths), lengths, learned)
+
+
 def _module(recipe: Recipe, config: Emu2Config) -> TuningModule:
     """The module of the recipe on the meta device; an adapter to go on from is taken to be as large as a new one."""
     recipe = copy.deepcopy(recipe)
