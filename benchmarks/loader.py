@@ -90,7 +90,8 @@ def main(words: list[str] | None = None) -> None:
 
         ways = {"decode, resize": bare(False), "decode, resize, hand over": bare(True), "kit": ours}
         made = compare(
-            "loader", f"python -m benchmarks.loader --workers {given.workers}", {way: partial(drain, loader) for way, loader in ways.items()},
+            "loader", f"python -m benchmarks.loader --workers {given.workers}",
+            {way: partial(drain, loader) for way, loader in ways.items()},
             repeats=given.repeats, clock="perf_counter" if given.workers else "process_time", workers=given.workers,
             samples=given.samples,
         )  # fmt: skip
