@@ -8,6 +8,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from callbacks.steps import StepCallback
 
+_SPEEDS = {"throughput/tokens_per_second": "{:,.0f} tokens/s, ", "throughput/mfu": "MFU {:.0%}, "}
+
 
 def progress() -> Callback:
     """What suits where the output goes."""
@@ -39,6 +41,9 @@ class ProgressLines(StepCallback):
             rate = (step - self._first_step) / (now - self._start)
             loss = trainer.callback_metrics.get("train/loss")
             told = f"loss {float(loss):.4f}, " if loss is not None else ""
+            for name, form in _SPEEDS.items():
+                if name in trainer.callback_metrics:
+                    told += form.format(float(trainer.callback_metrics[name]))
             left = time.strftime("%H:%M:%S", time.gmtime((total - step) / rate))
             print(f"step {step}/{total}: {told}{rate:.2f} steps/s, {left} left", flush=True)
 

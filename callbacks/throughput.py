@@ -3,6 +3,7 @@
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,10 +13,13 @@ from callbacks.steps import StepCallback
 from emu2_lit.model.objective import IGNORE
 
 _GIB = 2**30
+COUNTED = ("samples", "tokens", "learned", "pairs", "pictures")
 
 
 class Throughput(StepCallback):
-    """Logs tokens/s (all, and those learned), samples/s, the share of time waiting for data, and peak memory.
+    """Logs tokens/s (all, and those learned), samples/s, the share of time waiting for data, peak memory and, where
+    the work of a sample and the rate of a device are known (`measure_use`), MFU: model FLOPs utilisation, the share of
+    that rate which the model's own operations reach, without padding and without what is recomputed.
 
     Rates are over the completed steps since the last log, of all ranks together. Time is that of the micro-batches
     and of the gaps between them, in which the loader is waited for; a gap that held a validation or a save counts
@@ -25,16 +29,29 @@ class Throughput(StepCallback):
     def __init__(self):
         self._state = {"samples": 0, "tokens": 0, "seconds": 0.0, "wall_seconds": 0.0, "peak_memory_bytes": 0}
 
+        self._work: Callable[..., float] | None = None
+        self._rate = 0.0
+
+    def measure_use(self, work: Callable[..., float], rate: float) -> None:
+        """Log MFU from here on.
+
+        Args:
+            work: gives floating-point operations of `tokens`, `pairs` (the sum of squared lengths), `pictures` and
+                `learned` tokens.
+            rate: FLOP/s that one device is stated to reach.
+        """
+        self._work, self._rate = work, rate
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self._wall_mark = time.perf_counter()
         self._batch_end: float | None = None
-        self._counts = torch.zeros(3, dtype=torch.int64, device=pl_module.device)  # samples, tokens, learned
+        self._counts = torch.zeros(len(COUNTED), dtype=torch.int64, device=pl_module.device)
         self._busy = self._waited = 0.0
         self._clear_recent()
 
     def _clear_recent(self) -> None:
-        self._recent = {"samples": 0, "tokens": 0, "learned": 0, "seconds": 0.0, "waited": 0.0}
+        self._recent = {name: 0 for name in (*COUNTED, "seconds", "waited")}
 
     # -- the clock -------------------------------------------------------------------------------------------
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -58,9 +75,8 @@ class Throughput(StepCallback):
 
     # -- the counts ------------------------------------------------------------------------------------------
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        samples, tokens, learned = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
-        seconds = self._busy + self._waited
-        step = dict(samples=samples, tokens=tokens, learned=learned, seconds=seconds, waited=self._waited)
+        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
+        step = dict(zip(COUNTED, counts, strict=True), seconds=self._busy + self._waited, waited=self._waited)
         for name, value in step.items():
             self._recent[name] += value
         for name in ("samples", "tokens", "seconds"):
@@ -72,11 +88,14 @@ class Throughput(StepCallback):
         self._counts.zero_()
         self._busy = self._waited = 0.0
         if trainer.global_step % max(trainer.log_every_n_steps, 1) == 0:
-            self._log()
+            self._log(trainer.world_size)
 
-    def _log(self) -> None:
+    def _log(self, devices: int) -> None:
         recent, seconds = self._recent, max(self._recent["seconds"], 1e-9)
-        self.log("throughput/tokens_per_second", recent["tokens"] / seconds)
+        self.log("throughput/tokens_per_second", recent["tokens"] / seconds, prog_bar=True)
+        if self._work:
+            done = self._work(**{name: recent[name] for name in ("tokens", "pairs", "pictures", "learned")})
+            self.log("throughput/mfu", done / (seconds * devices * self._rate), prog_bar=True)
         self.log("throughput/learned_tokens_per_second", recent["learned"] / seconds)
         self.log("throughput/samples_per_second", recent["samples"] / seconds)
         self.log("throughput/data_wait", recent["waited"] / seconds)
@@ -116,6 +135,10 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 
 def _count(batch: dict[str, Any]) -> torch.Tensor:
-    """Samples, tokens without padding, learned tokens; stays on the device, so that it waits for nothing."""
-    tokens = batch["attention_mask"].sum()
-    return torch.stack([tokens.new_tensor(len(batch["sample_ids"])), tokens, (batch["labels"] != IGNORE).sum()])
+    """What is COUNTED, without padding; stays on the device, so that it waits for nothing."""
+    lengths = batch["attention_mask"].sum(1)
+    pictures = sum(len(batch[kind]) for kind in ("pixel_values", "video_pixel_values") if batch.get(kind) is not None)
+    return torch.stack([
+        lengths.new_tensor(len(batch["sample_ids"])), lengths.sum(), (batch["labels"] != IGNORE).sum(),
+        (lengths * lengths).sum(), lengths.new_tensor(pictures),
+    ])  # fmt: skip

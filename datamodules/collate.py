@@ -27,7 +27,7 @@ class Collator:
     """Collates a micro-batch of B draws into a dict.
 
     input_ids, attention_mask, labels: (B, T) int64; visual_targets_mask: (B, T) bool, all right-padded;
-    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S) in reading order, target_pixels:
+    pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S), uint8, in reading order, target_pixels:
         (targets, 3, P, P) and sizes: (targets, 6) of what the visual decoder is to draw, each absent where there are
         none; and Python lists: sample_ids, sources, epochs, positions (in the order), skipped (dicts: source, id,
         reason, position, epoch) and, if `digests`, digests. A draw without a sample is a row of BOS alone, without
@@ -73,7 +73,7 @@ class Collator:
 
 def digest(item: Encoded) -> str:
     """48 bits, in hexadecimal, of all that a sample teaches: ids, labels, targets, pixels. It is made in the loader's
-    workers, for a picture of 448 x 448 takes about a millisecond."""
+    workers, for a picture of 448 x 448 takes a third of a millisecond."""
     hashed = hashlib.sha256()
     for name in ("input_ids", "labels", "visual_targets_mask", "pixel_values", "video_pixel_values"):
         if (tensor := getattr(item, name)) is not None:

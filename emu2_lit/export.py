@@ -4,10 +4,12 @@ import shutil
 from pathlib import Path
 
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from peft import PeftModel
 
 from emu2_lit.errors import UserError
-from emu2_lit.run import load_run
+from emu2_lit.model.weight_writing import require_space
+from emu2_lit.run import load_run, merging
 
 FORMS = ("hf", "native", "adapter")
 
@@ -17,6 +19,7 @@ def export(
     to: str = "hf",
     out: str | Path | None = None,
     merge: bool = True,
+    merge_error: bool = True,
     dtype: str | None = None,
     rotary_buffers: bool = False,
     **weights: str | None,
@@ -31,6 +34,8 @@ def export(
             run's folder.
         merge: add the adapter to the weights. An adapter is merged into the base as it was published, also where it
             was tuned on a 4-bit copy.
+        merge_error: of an adapter that was tuned on a 4-bit copy, say how far its logits move by that. Both forms
+            of the model are run once, one after the other, on the CPU.
         dtype: of the weights written; default as they are.
         rotary_buffers: native only; with the buffers that the first release's strict loading wants.
         weights: `base`, `preset` and `tokenizer` of `load_run`.
@@ -45,7 +50,7 @@ def export(
         return _copy_adapter(source, out)
     if adapter_folder(source) and not merge:
         raise UserError(f"{source}: without --merge a tuned adapter has no weights of its own; use --to adapter")
-    model, processor = _merged(source, weights)
+    model, processor = _merged(source, weights, merge_error)
     dtype = getattr(torch, dtype) if dtype else None
     if to == "hf":
         model.save_pretrained(out, processor=processor, dtype=dtype)
@@ -62,16 +67,24 @@ def adapter_folder(source: Path) -> Path | None:
     return None
 
 
-def _merged(source: Path, weights: dict[str, str | None]):
+def _merged(source: Path, weights: dict[str, str | None], merge_error: bool):
     """The model, adapters merged in, and its processor."""
+    adapter = adapter_folder(source)
+    tuned = merging.tuned_on(adapter) if adapter and merge_error else None
+    before = merging.tuned_logits(source, tuned, weights) if tuned else None
     model, processor = load_run(source, **weights)
-    return (model.merge_and_unload() if isinstance(model, PeftModel) else model), processor
+    if isinstance(model, PeftModel):
+        model = model.merge_and_unload()
+    if tuned:
+        rank_zero_info(f"Merging error: {merging.compare(merging.prompt_logits(model, processor), before)}")
+    return model, processor
 
 
 def _copy_adapter(source: Path, out: Path) -> Path:
     folder = adapter_folder(source)
     if folder is None:
         raise UserError(f"{source}: no adapter here; --to hf or --to native write full weights")
+    require_space(out, sum(file.stat().st_size for file in folder.iterdir()), f"writing {out}")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(folder, partial)

@@ -10,6 +10,7 @@
 import json
 import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,8 @@ def clear_triggers(run: Path) -> None:
     """Requests to an earlier run in this folder mean nothing to the next one."""
     for folder in stages(run):
         for name in (STOP, REQUEUE):
-            (folder / name).unlink(missing_ok=True)
+            with suppress(NotADirectoryError):  # a file in the folder's place: told where the folder is made
+                (folder / name).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

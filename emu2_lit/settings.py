@@ -39,6 +39,7 @@ class PartRates:
 class OptimizerSettings:
     """AdamW with warm-up; the defaults are those of Emu2-Chat (paper, table 8)."""
 
+    name: Literal["adamw", "adamw_8bit"] = "adamw"  # adamw_8bit: moments of 8 bits with bitsandbytes
     lr: float = 1e-5  # peak learning rate
     part_lr: PartRates = field(default_factory=PartRates)  # peak rates of single parts
     betas: list[float] = field(default_factory=lambda: [0.9, 0.98])  # decay of the two moments
@@ -48,7 +49,7 @@ class OptimizerSettings:
     warmup: Literal["linear", "log"] = "linear"  # its curve; log: of the step's logarithm (paper: the decoder's)
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
     min_lr_ratio: float = 0.0  # the schedule ends at this share of the peak
-    fused: bool = False  # one kernel for the whole update
+    fused: bool | None = None  # adamw: one kernel for the whole update; null: where all that trains is on a GPU
 
 
 @dataclass

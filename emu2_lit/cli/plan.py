@@ -17,7 +17,7 @@ def register(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--devices", type=int, help="of the whole run; default: the recipe's")
     command.add_argument("--memory", type=memory_size, help="of one device, such as 80GiB: says whether it fits")
     command.add_argument("--strategy", help="in the place of trainer.strategy, such as fsdp or deepspeed_stage_3")
-    command.add_argument("--optimizer", choices=("adamw", "adamw_8bit"), default="adamw", help="default: adamw")
+    command.add_argument("--optimizer", choices=("adamw", "adamw_8bit"), help="default: the recipe's")
     command.add_argument("--images", type=int, help="pictures of a sample; default: one, of documents data's limit")
     command.add_argument("--gpu", metavar="NAME", help="for the time: h100 (default), a100, ...")
     command.add_argument("--table", action="store_true", help="the least memory of every shipped training recipe")

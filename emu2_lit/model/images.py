@@ -132,15 +132,21 @@ def _to_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray((values / white * 255).clip(0, 255).round().astype(np.uint8))
 
 
-def pixel_values(image: Image.Image, size: int) -> Tensor:
-    """What the tower takes: squashed to a square (bicubic, aspect not kept), CLIP's mean and deviation.
-
-    Returns:
-        (3, size, size) float32.
-    """
+def square_pixels(image: Image.Image, size: int) -> Tensor:
+    """An RGB picture squashed to a square (bicubic, aspect not kept): (3, size, size) uint8."""
     squashed = image.resize((size, size), Image.Resampling.BICUBIC)
-    pixels = torch.from_numpy(np.array(squashed, dtype=np.uint8)).permute(2, 0, 1).float() / 255
-    return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    return torch.from_numpy(np.stack([np.asarray(band) for band in squashed.split()]))
+
+
+def normalized(pixels: Tensor) -> Tensor:
+    """uint8 pixels (..., 3, height, width) as float32 by CLIP's mean and deviation."""
+    mean, deviation = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
+    return (pixels.float() / 255 - mean) / deviation
+
+
+def pixel_values(image: Image.Image, size: int) -> Tensor:
+    """What the tower takes: `normalized` `square_pixels`, (3, size, size) float32."""
+    return normalized(square_pixels(image, size))
 
 
 def target_pixels(image: Image.Image) -> Tensor:

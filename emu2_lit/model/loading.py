@@ -106,7 +106,7 @@ def load_model(
     for name, tensor in iterate_tensors(path):
         if name.startswith(only):
             placement.put(name, tensor)
-    _compute_buffers(model, placement)
+    compute_buffers(model, placement)
     placement.dispatch()
     return model.eval()
 
@@ -135,7 +135,7 @@ def _listing(kind: str, names: list[str]) -> str:
     return "\n    ".join([f"  {len(names)} {kind}:", *names[:_LISTED], *more])
 
 
-def _compute_buffers(model: nn.Module, placement: Placement) -> None:
+def compute_buffers(model: nn.Module, placement: Placement) -> None:
     """Give the rotary tables, which no file holds, their values back; always in float32."""
     for path, module in model.named_modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):

@@ -13,6 +13,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.model.model_card import adapter_card
 from emu2_lit.model.parts import part_of
 from emu2_lit.model.vocabulary import add_role_tokens
+from emu2_lit.model.weight_writing import require_space
 from emu2_lit.settings import LM_LINEARS, LoraSettings
 
 TOWER_LINEARS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -58,7 +59,10 @@ def save_adapter(model: PeftModel, folder: str | Path, base: str | None) -> None
 
     Args:
         base: hub name or absolute path of the weights that the adapter goes on top of.
+    Raises:
+        UserError: the disk is too full.
     """
+    require_space(Path(folder), sum(p.nbytes for p in model.parameters() if p.requires_grad), f"writing {folder}")
     model.peft_config["default"].base_model_name_or_path = base
     # Rows of new tokens are saved apart. Left to itself, PEFT asks the hub whether the vocabulary has grown.
     model.save_pretrained(str(folder), save_embedding_layers=False)

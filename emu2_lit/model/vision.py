@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from emu2_lit.model.configuration import Emu2VisionConfig
+from emu2_lit.model.images import normalized
 
 
 class QKVLinear(nn.Linear):
@@ -89,7 +90,8 @@ class Emu2VisionModel(nn.Module):
         """Patch features with the class token first.
 
         Args:
-            pixel_values: (images, 3, image_size, image_size), normalised.
+            pixel_values: (images, 3, image_size, image_size), normalised; or uint8, to be normalised here: training
+                batches come so, at a quarter of the bytes.
         Returns:
             (images, 1 + patches, hidden_size).
         Raises:
@@ -98,6 +100,8 @@ class Emu2VisionModel(nn.Module):
         size = self.config.image_size
         if pixel_values.shape[-2:] != (size, size):
             raise ValueError(f"the tower takes {size}x{size} px, not {tuple(pixel_values.shape[-2:])}")
+        if pixel_values.dtype == torch.uint8:
+            pixel_values = normalized(pixel_values)
         patches = self.patch_embed(pixel_values.to(self.cls_token.dtype))
         x = torch.cat([self.cls_token.expand(len(patches), -1, -1), patches], dim=1) + self.pos_embed
         for block in self.blocks:

@@ -12,12 +12,13 @@ from torchmetrics import MeanMetric
 
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
+from emu2_lit.model.compilation import compile_blocks
 from emu2_lit.model.loading import load_model
 from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target_part
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.vocabulary import add_role_tokens
-from emu2_lit.modules.optimization import apply_settings, parameter_groups, schedule
+from emu2_lit.modules.optimization import apply_settings, make_optimizer, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
 
@@ -60,6 +61,7 @@ class TuningModule(LightningModule):
         activation_checkpointing: bool = False,
         dtype: torch.dtype | None = None,
         quantization: str | None = None,
+        compiled: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -77,6 +79,7 @@ class TuningModule(LightningModule):
         self.activation_checkpointing = activation_checkpointing
         self.weights_dtype = dtype
         self.quantization = quantization
+        self.compiled = compiled
         self.seed = seed
         self._window_losses: dict[str, Tensor] = {}
         self.validation_losses = nn.ModuleDict({kind: MeanMetric() for kind in self.kinds})
@@ -118,6 +121,8 @@ class TuningModule(LightningModule):
                 parameter.data = parameter.data.float()
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        if self.compiled:
+            compile_blocks(model)
 
     def _build(self) -> Emu2ForConditionalGeneration:
         if isinstance(self.source, Emu2ForConditionalGeneration):
@@ -241,12 +246,8 @@ class TuningModule(LightningModule):
 
     # -- optimizer -------------------------------------------------------------------------------------------
     def configure_optimizers(self):
-        settings = self.optimizer
-        optimizer = torch.optim.AdamW(
-            parameter_groups(self.model, settings),
-            lr=settings.lr, betas=tuple(settings.betas), eps=settings.eps, fused=settings.fused or None,
-        )  # fmt: skip
-        scheduler = schedule(optimizer, settings, total_steps=self.trainer.max_steps)
+        optimizer = make_optimizer(self.model, self.optimizer)
+        scheduler = schedule(optimizer, self.optimizer, total_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
@@ -283,3 +284,7 @@ class TuningModule(LightningModule):
         for state in checkpoint.get("optimizer_states", ()):
             if len(state["param_groups"]) != len(parameter_groups(self.model, self.optimizer)):
                 raise UserError("optimizer.part_lr: other parts have rates of their own than in the checkpoint")
+            moments = {name for of_one in state["state"].values() for name in of_one}
+            if moments and ("exp_avg" in moments) != (self.optimizer.name == "adamw"):
+                raise UserError("optimizer.name: the checkpoint holds the moments of another one; start anew with "
+                                "another run.dir")  # fmt: skip

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -45,6 +46,31 @@ def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict
     ]  # fmt: skip
 
 
+def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
+    """AdamW over what trains.
+
+    Raises:
+        UserError: as `parameter_groups`; or bitsandbytes is asked for and not installed.
+    """
+    groups = parameter_groups(model, settings)
+    common = dict(lr=settings.lr, betas=tuple(settings.betas), eps=settings.eps)
+    if settings.name == "adamw_8bit":
+        return _adamw_8bit()(groups, **common)
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    optimizer = torch.optim.AdamW(groups, **common, fused=on_gpu if settings.fused is None else settings.fused)
+    # A fused update could unscale float16 gradients itself; Lightning would then refuse to clip them.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer
+
+
+def _adamw_8bit() -> type[Optimizer]:
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise UserError("optimizer.name: bitsandbytes is not installed; pip install 'emu2-lit[qlora]'") from error
+    return AdamW8bit
+
+
 def schedule(optimizer: Optimizer, settings: OptimizerSettings, total_steps: int) -> LambdaLR:
     """Warm-up to the peak, then cosine, linear or constant to the last step.
 
@@ -69,6 +95,7 @@ def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, settings: Optimize
         rate = wanted["lr"]
         group.update(betas=tuple(settings.betas), eps=settings.eps, weight_decay=wanted["weight_decay"])
         group.update(initial_lr=rate, lr=rate * factor(scheduler.last_epoch))
+        group.update({key: optimizer.defaults[key] for key in ("fused",) if key in group})  # as this machine has it
     scheduler.base_lrs = [wanted["lr"] for wanted in groups]
 
 

@@ -5,16 +5,18 @@ each kind (network.py), and unfolded to the whole network; strategies are arithm
 memory.py).
 """
 
-from emu2_lit.plan.cost import RATES, Work, work
+from emu2_lit.plan.cost import RATES, SampleWork, Work, gpu_rate, sample_work, work
 from emu2_lit.plan.memory import Memory, of_step
 from emu2_lit.plan.network import depths, measure, meta_model, shortened
 from emu2_lit.plan.plan import GIB, RESERVES, Advice, Plan
+from emu2_lit.plan.recorder import Phase
 from emu2_lit.plan.report import advice, describe, size
 from emu2_lit.plan.strategy import MOMENTS, STRATEGIES, Layout
 from emu2_lit.plan.tracing import trace, unfold
 from emu2_lit.plan.workload import Workload
 
 __all__ = [
-    "GIB", "MOMENTS", "RATES", "RESERVES", "STRATEGIES", "Advice", "Layout", "Memory", "Plan", "Work", "Workload",
-    "advice", "depths", "describe", "measure", "meta_model", "of_step", "shortened", "size", "trace", "unfold", "work",
+    "GIB", "MOMENTS", "RATES", "RESERVES", "STRATEGIES", "Advice", "Layout", "Memory", "Phase", "Plan", "SampleWork",
+    "Work", "Workload", "advice", "depths", "describe", "gpu_rate", "measure", "meta_model", "of_step", "sample_work",
+    "shortened", "size", "trace", "unfold", "work",
 ]  # fmt: skip

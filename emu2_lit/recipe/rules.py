@@ -67,6 +67,8 @@ def _decoder_rules(recipe: Recipe) -> Iterator[str]:
         yield f"evaluation.benchmarks: objective {objective} has no language model; remove them"
     if recipe.callbacks.drawings:
         yield f"callbacks.drawings: objective {objective} has no language model; set callbacks.drawings=null"
+    if recipe.trainer.compile:
+        yield f"trainer.compile: objective {objective} has no language model; remove it"
     if objective == "autoencoder" and not recipe.data.validation:
         yield "data.validation: objective autoencoder measures the scale of the latents there; give a source"
 
@@ -116,6 +118,8 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
         yield "trainer.max_epochs: 0 passes train nothing"
     if len(optimizer.betas) != 2 or max(optimizer.betas) >= 1:
         yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
+    if optimizer.name == "adamw_8bit" and optimizer.fused is not None:
+        yield "optimizer.fused: adamw_8bit has a kernel of its own; leave it null"
 
 
 def _drawing_rules(recipe: Recipe) -> Iterator[str]:

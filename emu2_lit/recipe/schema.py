@@ -96,6 +96,7 @@ class TrainerSection:
     val_check_interval: int | None = None  # optimizer steps between validations; null: at the end only
     limit_val_batches: int | None = None  # micro-batches of one validation; null: all
     log_every_n_steps: int = 10  # optimizer steps between two logged points
+    compile: bool = False  # torch.compile of the LM's blocks while training: a slow start, then faster steps
     profiler: Literal["simple", "advanced", "pytorch"] | None = None  # measure the parts of a step
     fast_dev_run: int = 0  # dry run of so many steps; nothing is saved or logged
     deterministic: bool = False  # deterministic kernels only (slower on GPU)

@@ -58,6 +58,7 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         optimizer=recipe.optimizer,
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
+        compiled=recipe.trainer.compile,
         seed=recipe.run.seed,
         **_of_objective(recipe),
     )

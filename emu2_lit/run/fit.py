@@ -25,6 +25,7 @@ from emu2_lit.run.farewell import farewell
 from emu2_lit.run.memory import memory_advice
 from emu2_lit.run.resume import about_run, begin, check_changes, find_checkpoint, stay_with_own
 from emu2_lit.run.room import check_memory
+from emu2_lit.run.use import measure_use
 from emu2_lit.signals import early
 from emu2_lit.strategies import started_by_srun
 
@@ -86,6 +87,7 @@ def fit(recipe: Recipe) -> RunResult:
     trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
     if recipe.trainer.check_memory and not draws(recipe):
         check_memory(recipe, trainer)
+    measure_use(recipe, trainer)
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
     with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):

@@ -42,7 +42,7 @@ class Circumstances:
 
     devices: int | None = None
     strategy: str | None = None
-    optimizer: str = "adamw"
+    optimizer: str | None = None
     memory: int | None = None
     images: int | None = None
     gpu: bool | None = None
@@ -116,6 +116,7 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
     gpu = recipe.trainer.accelerator != "cpu" if given.gpu is None else given.gpu
     devices = given.devices or _devices(recipe)
     strategy, precision = given.strategy or recipe.trainer.strategy, recipe.trainer.precision
+    optimizer = given.optimizer or recipe.optimizer.name
     autocast = _MIXED.get(precision)
     module = _module(recipe, planning.shortened(config))
     if precision in _TRUE:
@@ -123,7 +124,7 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
     if OBJECTIVES[recipe.tuning.objective].needs_role_tokens:
         config = config.with_role_tokens()
     layout = Layout(
-        planning.measure(module.model, config), strategy, devices, recipe.trainer.num_nodes, given.optimizer,
+        planning.measure(module.model, config), strategy, devices, recipe.trainer.num_nodes, optimizer,
         compute_width=(autocast or _TRUE.get(precision) or torch.float32).itemsize,
     )  # fmt: skip
     if layout.casts and autocast:
@@ -135,17 +136,35 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
         planning.trace(module, config, workload, autocast=autocast, accumulates=passes > 1, gpu=gpu),
         planning.depths(config),
     )
-    memory = planning.of_step(layout, phases, accumulates=passes > 1, fused=recipe.optimizer.fused, gpu=gpu)
+    memory = planning.of_step(layout, phases, accumulates=passes > 1, fused=_fused(recipe, gpu), gpu=gpu)
     trained, width = layout.network.trained, layout.network.gradient_width
     return Plan(
         name=recipe.name or "recipe", network=network, layout=layout, workload=workload, phases=phases, memory=memory,
         work=planning.work(phases, recipe.tuning.activation_checkpointing), passes=passes, samples=samples,
         steps=recipe.trainer.max_steps, device=given.device or ("h100" if gpu else "cpu"), gpu=gpu,
         result_bytes=trained * 4 if recipe.tuning.method == "lora" else _numbers(config, recipe),
-        checkpoint_bytes=int(trained * (width + planning.MOMENTS[given.optimizer])),
+        checkpoint_bytes=int(trained * (width + planning.MOMENTS[optimizer])),
         picture_bytes=config.n_query * config.vision_config.hidden_size * 2,
         available=given.memory,
     )  # fmt: skip
+
+
+def work_of_samples(recipe: Recipe) -> planning.SampleWork:
+    """What learning one sample takes by this recipe, from two steps that are traced."""
+    recipe = copy.deepcopy(recipe)
+    recipe.tuning.activation_checkpointing = False
+    base, _ = network_config(recipe.model)
+    config = base.with_role_tokens() if OBJECTIVES[recipe.tuning.objective].needs_role_tokens else base
+    learned, least = 8, config.n_query + 16
+    lengths = least, 2 * least
+
+    def phases(length: int) -> list[planning.Phase]:
+        module = _module(recipe, planning.shortened(base))
+        load = Workload(1, length, images=1, learned=learned, padded=False)
+        traced = planning.trace(module, config, load, autocast=torch.bfloat16)
+        return planning.unfold(traced, planning.depths(config))
+
+    return planning.sample_work(*map(phases, lengths), lengths, learned)
 
 
 def _module(recipe: Recipe, config: Emu2Config) -> TuningModule:
@@ -154,11 +173,15 @@ def _module(recipe: Recipe, config: Emu2Config) -> TuningModule:
     model = planning.meta_model(config, getattr(torch, recipe.model.dtype), recipe.model.quantization)
     roles = OBJECTIVES[recipe.tuning.objective].needs_role_tokens or config.chat
     processor = SimpleNamespace(tokenizer=SimpleNamespace(chat=roles), n_query=config.n_query)  # all it asks
-    recipe.model.adapter = None
+    recipe.model.adapter, recipe.trainer.compile = None, False
     module = build_module(recipe, Origin(model, config, processor))
     with torch.device("meta"):
         module.configure_model()
     return module
+
+
+def _fused(recipe: Recipe, gpu: bool) -> bool:
+    return gpu if recipe.optimizer.fused is None else recipe.optimizer.fused
 
 
 def _numbers(config: Emu2Config, recipe: Recipe) -> int:
@@ -223,7 +246,7 @@ def _changes(recipe: Recipe, given: Circumstances, made: Plan) -> Iterator[Chang
         )
     if tuning.method == "full":
         yield changed("tuning.method=lora", lambda r: setattr(r.tuning, "method", "lora"))
-        yield changed("an AdamW of 8 bits", lambda r: None, optimizer="adamw_8bit")
+        yield changed("optimizer.name=adamw_8bit", lambda r: setattr(r.optimizer, "name", "adamw_8bit"))
     elif not recipe.model.quantization:
         yield changed("model.quantization=nf4", lambda r: setattr(r.model, "quantization", "nf4"))
     if recipe.model.dtype == "float32":

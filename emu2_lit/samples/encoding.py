@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emu2_lit.model.boxes import box_segments
 from emu2_lit.model.chat_template import Turn, chat_segments
-from emu2_lit.model.images import ImageError, load_image, pixel_values, target_pixels
+from emu2_lit.model.images import ImageError, load_image, square_pixels, target_pixels
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
@@ -25,7 +25,7 @@ class Encoded:
 
     input_ids: (T,) int64, BOS first. labels: (T,) int64, aligned with input_ids, -100 where not learned.
     visual_targets_mask: (T,) bool, true at the slots of pictures and frames whose embedding is to be regressed.
-    pixel_values: (images, 3, S, S), video_pixel_values: (frames, 3, S, S), or None.
+    pixel_values: (images, 3, S, S) uint8, video_pixel_values: (frames, 3, S, S) uint8, or None.
     target_pixels: (targets, 3, P, P) in -1..1, what the visual decoder is to draw, and sizes: (targets, 6) float32, of
         these pictures, see SizedPicture; or None.
     dropped_tokens: tokens of trailing turns that did not fit.
@@ -170,7 +170,8 @@ def read_picture(value: Any) -> Any:
 
 def _targets(sample: Sample) -> dict[str, Tensor]:
     """What the visual decoder is to draw, where the sample says so."""
-    drawn = [part.value for part in sample.parts if isinstance(part.value, SizedPicture)]
+    pictures = (part.value for part in sample.parts if part.kind == "image")
+    drawn = [value for value in pictures if isinstance(value, SizedPicture)]
     if not drawn:
         return {}
     return {
@@ -183,4 +184,4 @@ def _pixels(pictures: Iterator[Any], count: int, size: int) -> Tensor | None:
     """The first `count` pictures, stacked; the rest belongs to dropped turns and is not even read."""
     if not count:
         return None
-    return torch.stack([pixel_values(read_picture(value), size) for value in islice(pictures, count)])
+    return torch.stack([square_pixels(read_picture(value), size) for value in islice(pictures, count)])

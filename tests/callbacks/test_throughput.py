@@ -1,6 +1,7 @@
 import time
 
 import pytest
+import torch
 from lightning import Callback
 
 from callbacks import StepCheckpoint, Throughput
@@ -62,6 +63,23 @@ def test_rates_of_tokens_samples_and_learned_tokens_belong_together(tmp_path):
     assert rates["tokens_per_second"] / rates["samples_per_second"] == pytest.approx(TOKENS / SAMPLES)
     assert rates["learned_tokens_per_second"] / rates["tokens_per_second"] == pytest.approx(LEARNED / TOKENS)
     assert rates["peak_memory_gib"] > 0.05
+
+
+def test_mfu_is_the_work_done_by_the_stated_rate(tmp_path):
+    throughput, logged = Throughput(), Logged()
+    throughput.measure_use(lambda tokens, pairs, pictures, learned: 5 * tokens + 0 * pairs + learned, rate=1000.0)
+    make_trainer(tmp_path, 3, throughput, logged).fit(ToyModule(), Batches(3))
+    figures = logged.steps[2]
+    expected = (5 * figures["tokens_per_second"] + figures["learned_tokens_per_second"]) / 1000
+    assert figures["mfu"] == pytest.approx(expected)
+
+
+def test_pairs_are_counted_by_sample(tmp_path):
+    seen, throughput = [], Throughput()
+    throughput.measure_use(lambda **counts: seen.append(counts) or 1.0, rate=1.0)
+    make_trainer(tmp_path, 1, throughput).fit(ToyModule(), Batches(1))
+    lengths = torch.cat([batch["attention_mask"].sum(1) for batch in Batches(1)])
+    assert seen == [{"tokens": TOKENS, "pairs": int((lengths**2).sum()), "pictures": 0, "learned": LEARNED}]
 
 
 def test_waiting_for_data_is_seen(tmp_path):

@@ -1,6 +1,8 @@
 """`export`: what is written says what the adapter on its base says."""
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +87,12 @@ def test_mistakes(emu2_lit, tmp_path, weights, adapter, arguments, expected):
     status, _, err = emu2_lit("export", *(places.get(argument, argument) for argument in arguments))
     assert status == 2 and expected in err
     assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("form", ["adapter", "hf"])
+def test_a_full_disk_is_seen_before_anything_is_written(emu2_lit, tmp_path, adapter, monkeypatch, form):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    status, _, err = emu2_lit("export", adapter, "--to", form, "--out", "new")
+    assert status == 2 and "GB of disk" in err and "0.0 GB free" in err
+    assert not Path("new").exists() and not Path(".new.partial").exists()

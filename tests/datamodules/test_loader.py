@@ -1,5 +1,7 @@
 import multiprocessing
+import os
 import pickle
+import time
 
 import pytest
 import torch
@@ -215,3 +217,28 @@ def test_empty_positions_are_not_reported():
     assert batch["input_ids"].tolist() == [[1], [1]]
     assert batch["skipped"] == [{"source": "a", "id": "x", "reason": "bad", "position": 7, "epoch": 2, "index": 3}]
     assert "pixel_values" not in batch
+
+
+class Watched(SampleDataset):
+    """Notes how many samples were made, and that none was in this process."""
+
+    made, here = multiprocessing.Value("i", 0), os.getpid()
+
+    def __getitem__(self, position):
+        assert os.getpid() != self.here
+        with self.made.get_lock():
+            self.made.value += 1
+        return super().__getitem__(position)
+
+
+def test_workers_read_and_decode_no_further_than_their_queue(processor, settings):
+    loader = make_loader(processor, settings, Split(1), steps=20, workers=1)
+    loader.dataset.__class__ = Watched
+    batches = iter(loader)
+    next(batches)
+    seen = -1
+    while seen != Watched.made.value:  # until the workers wait
+        seen = Watched.made.value
+        time.sleep(0.5)
+    assert 1 < seen <= 3  # the one that was taken, and two of a worker's queue
+    assert 1 + sum(1 for _ in batches) == Watched.made.value == 20

@@ -13,7 +13,7 @@ from datamodules.check import check
 from datamodules.collate import Collator, Draw, target_counts
 from datamodules.pictures import PictureRules
 from datamodules.sources import Source
-from emu2_lit.model.images import pixel_values
+from emu2_lit.model.images import square_pixels
 from emu2_lit.samples.encoding import encode
 from emu2_lit.samples.sample import BadSample, Part, Sample
 from emu2_lit.samples.squares import SquareCut
@@ -36,7 +36,7 @@ def test_the_last_picture_is_cut_and_seen_alike(processor):
     seen, drawn = encoded.pixel_values, encoded.target_pixels
     assert seen.shape == drawn.shape == (1, 3, 56, 56)
     square = Image.fromarray(((drawn[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
-    assert torch.equal(seen[0], pixel_values(square, 56))
+    assert torch.equal(seen[0], square_pixels(square, 56))
     height, width, top, left, *size = encoded.sizes[0].tolist()
     assert (height, width, top, size) == (300, 451, 0, [56, 56])
     scaled = CAT.resize((84, 56), Image.Resampling.LANCZOS)

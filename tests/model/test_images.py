@@ -7,7 +7,9 @@ import pytest
 import torch
 from PIL import ExifTags, Image
 
-from emu2_lit.model.images import MAX_PIXELS, MEAN, STD, ImageError, load_image, pixel_values
+from emu2_lit.model import Emu2Config
+from emu2_lit.model.images import MAX_PIXELS, MEAN, STD, ImageError, load_image, pixel_values, square_pixels
+from emu2_lit.model.tower import Emu2Tower
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -190,3 +192,13 @@ def test_pixels_are_squashed_and_normalised():
     assert pixels.shape == (3, 14, 14) and pixels.dtype == torch.float32
     expected = (torch.tensor([1.0, 0.0, 0.2]) - torch.tensor(MEAN)) / torch.tensor(STD)
     torch.testing.assert_close(pixels.mean(dim=(1, 2)), expected)
+
+
+def test_the_tower_normalises_pixels_that_come_as_bytes():
+    """As `pixel_values` does: training batches hold a quarter of the bytes."""
+    model = Emu2Tower(Emu2Config.preset("tiny"))
+    picture = Image.radial_gradient("L").convert("RGB")
+    as_bytes = square_pixels(picture, 56)[None]
+    assert as_bytes.dtype == torch.uint8
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(as_bytes), model.encode_image(pixel_values(picture, 56)[None]))

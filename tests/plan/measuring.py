@@ -84,13 +84,17 @@ def measured(case: Case, load: Workload) -> int:
     """The most bytes that the allocator had given out in two steps, weights and batch included."""
     module, batch, step = steps(case, load)
     held = sum(tensor.nbytes for tensor in [*module.parameters(), *module.buffers(), *batch.values()])
+    return held + allocated(lambda: (step(), step()))
+
+
+def allocated(action: Callable[[], object]) -> int:
+    """The most bytes that the CPU's allocator had given out at once within an action."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     with torch.profiler.profile(activities=activities, profile_memory=True, acc_events=True) as profiler:
-        step()
-        step()
+        action()
     events = profiler.profiler.kineto_results.events()
     level = peak = 0
     for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         level += event.nbytes()
         peak = max(peak, level)
-    return held + peak
+    return peak

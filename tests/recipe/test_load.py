@@ -63,7 +63,9 @@ def test_unknown_key_names_the_nearest(recipe_file, key, nearest):
 
 def test_unknown_key_in_a_file_names_the_file(recipe_file):
     message = error(recipe_file("optimizer: {learning_rats: 1}\n"))
-    assert message.startswith("mine.yaml: optimizer.learning_rats: is not a key of a recipe; legal here: lr, part_lr")
+    assert message.startswith(
+        "mine.yaml: optimizer.learning_rats: is not a key of a recipe; legal here: name, lr, part_lr"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ from tests.run.conftest import chat_recipe
 
 VARIANTS = {
     "qlora": ["model.quantization=nf4"],
+    "qlora, adamw_8bit": ["model.quantization=nf4", "optimizer.name=adamw_8bit"],
+    "fused, clipped": ["optimizer.fused=true", "trainer.precision=bf16-mixed", "trainer.gradient_clip_val=1"],
     "bf16-mixed, checkpointing": [
         "model.dtype=bfloat16", "trainer.precision=bf16-mixed", "tuning.activation_checkpointing=true",
     ],
@@ -24,7 +26,7 @@ VARIANTS = {
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_learns_and_can_be_talked_to(name, tmp_path, caption_model):
-    if name == "qlora":
+    if "qlora" in name:
         pytest.importorskip("bitsandbytes", reason="the qlora extra is not installed")
     recipe = chat_recipe(tmp_path, caption_model, "trainer.max_steps=8", *VARIANTS[name])
     result = fit(recipe)
