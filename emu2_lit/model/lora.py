@@ -7,7 +7,7 @@ from pickle import UnpicklingError
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.model_card import adapter_card
@@ -53,15 +53,18 @@ def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence
     return get_peft_model(model, config)
 
 
-def save_adapter(model: PeftModel, folder: str | Path, base: str | None) -> None:
+def save_adapter(
+    model: PeftModel, folder: str | Path, base: str | None, state: dict[str, Tensor] | None = None
+) -> None:
     """Write an ordinary PEFT folder.
 
     Args:
         base: hub name or absolute path of the weights that the adapter goes on top of.
+        state: instead of the model's own, where that is spread over processes.
     """
     model.peft_config["default"].base_model_name_or_path = base
     # Rows of new tokens are saved apart. Left to itself, PEFT asks the hub whether the vocabulary has grown.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     (Path(folder) / "README.md").write_text(adapter_card(base), encoding="utf-8")
 
 
