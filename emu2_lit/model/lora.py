@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -50,7 +52,23 @@ def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence
         trainable_token_indices={"embed_tokens": list(new_token_ids)} if new_token_ids else None,
         bias="none",
     )
-    return get_peft_model(model, config)
+    before = torch.get_rng_state()
+    wrapped = get_peft_model(model, config)
+    if model.get_input_embeddings().weight.is_meta:
+        torch.set_rng_state(before)
+        _draw_again(wrapped)
+    return wrapped
+
+
+def _draw_again(model: PeftModel) -> None:
+    """Give adapters, which PEFT has moved to the meta device of their base and lost, the values that it drew."""
+    for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
+        for name in layer.lora_A:
+            for pair in (layer.lora_A, layer.lora_B):
+                pair[name] = nn.Linear(pair[name].in_features, pair[name].out_features, bias=False)
+            layer.reset_lora_parameters(name, True)
+            for pair in (layer.lora_A, layer.lora_B):
+                pair[name].to(layer.get_base_layer().weight.dtype)
 
 
 def save_adapter(

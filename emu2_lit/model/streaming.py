@@ -6,6 +6,7 @@ random, and are dropped once each process has taken its piece.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 import torch
@@ -34,8 +35,8 @@ def empty_model(
         UserError: the weights do not fit the configuration.
     """
     drawn = isinstance(source, Emu2Config)
-    with torch.device("meta"):
-        model = Emu2ForConditionalGeneration(source if drawn else config or read_config(source))
+    with torch.device("meta"):  # of a copy, for the configuration grows with the model's vocabulary
+        model = Emu2ForConditionalGeneration(deepcopy(source if drawn else config or read_config(source)))
     stored = {} if drawn else {name: (tuple(t.shape), t.dtype) for name, t in iterate_tensors(source)}
     if not drawn:
         expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
