@@ -15,7 +15,6 @@ from emu2_lit.evaluation.benchmark import Benchmark
 from emu2_lit.evaluation.question import Question
 from emu2_lit.model.parts import part_of, published, tuning_mode
 from emu2_lit.samples.sample import picture_name
-from emu2_lit.strategies.shard import whole
 
 Scores = dict[str, float | None]  # "vqav2/shots_4" -> main score, None where it cannot be had
 _LOOKED_AT = 64  # values of each weight
@@ -49,7 +48,7 @@ def weights_key(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if tuning_mode(name, requires_grad=True) != "full":
             continue
-        name, parameter = published(name), whole(parameter)
+        name = published(name)
         values = parameter.detach().flatten()[:: max(1, parameter.numel() // _LOOKED_AT)][:_LOOKED_AT]
         digest.update(f"{name} {tuple(parameter.shape)} ".encode() + values.float().cpu().numpy().tobytes())
     return digest.hexdigest()
