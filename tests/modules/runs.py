@@ -11,8 +11,8 @@ from torch import Tensor
 from datamodules.chat import ChatDataModule
 from emu2_lit.model import Emu2Config, Emu2Processor
 from emu2_lit.modules import ChatTuning, TuningModule
-from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
 from emu2_lit.recipe.schema import TrainerSection
+from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
 from emu2_lit.strategies import AtomicCheckpointIO
 from emu2_lit.strategies.choose import build_strategy
 from emu2_lit.strategies.shard import whole

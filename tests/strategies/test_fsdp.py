@@ -42,8 +42,8 @@ def test_lora_on_two_ranks_goes_on_on_two_and_on_one(digits, tmp_path, lora, hal
     assert outline.keys() == half[0].trained.keys()  # what trains, and nothing else
     for name, tensor in read_whole(checkpoint)["state_dict"].items():
         assert torch.equal(tensor, half[0].trained[name])
-    resumed = run_ranks(chat, 2, digits, tmp_path, "fsdp", {"accumulate": 1, "resume": checkpoint})
-    alone = chat_run(digits, tmp_path, micro=8, accumulate=1, resume=checkpoint)
+    resumed = run_ranks(chat, 2, digits, tmp_path / "two", "fsdp", {"accumulate": 1, "resume": checkpoint})
+    alone = chat_run(digits, tmp_path / "alone", micro=8, accumulate=1, resume=checkpoint)
     for ran in (*resumed, alone):
         assert sorted({**half[0].losses, **ran.losses}) == sorted(lora.losses)
         assert_same(ran, lora)
