@@ -41,6 +41,7 @@ def _tensors(folder: Path) -> dict[str, Any]:
 
 def _numbered(saved: dict[str, Any]) -> dict[str, Any]:
     """An optimizer's state by the places of its parameters, where it was kept by their names."""
-    numbers = {name: number for number, name in enumerate(n for group in saved["param_groups"] for n in group["params"])}
+    names = [name for group in saved["param_groups"] for name in group["params"]]
+    numbers = {name: number for number, name in enumerate(names)}
     groups = [group | {"params": [numbers[name] for name in group["params"]]} for group in saved["param_groups"]]
     return {"state": {numbers[name]: state for name, state in saved["state"].items()}, "param_groups": groups}
