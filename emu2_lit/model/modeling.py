@@ -179,7 +179,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         if not self.in_step and not any(p.requires_grad for part in parts for p in part.parameters()):
             return 0.0
         size = self.config.vision_config.image_size
-        features = self.encode_image(embeds.new_zeros(1, 3, size, size))
+        features = self._features(embeds.new_zeros(1, 3, size, size))
         return self.project_up(features.to(self.project_up.weight.dtype)).sum().to(embeds.dtype) * 0.0
 
     # -- passes ----------------------------------------------------------------------------------------------
