@@ -43,7 +43,7 @@ def random_model(config: Emu2Config, quantization: str | None, device: torch.dev
         deviation = 0.0 if name.endswith("bias") else 0.02
         value = torch.empty(parameter.shape, dtype=torch.bfloat16, device=device).normal_(std=deviation)
         placement.put(name, value + 1 if "norm" in name and name.endswith("weight") else value)
-    compute_buffers(model, placement)
+    compute_buffers(model, placement.resident_device)
     return model
 
 

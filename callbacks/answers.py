@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from callbacks.grid import Cell, draw_grid
 from callbacks.records import json_line, write_text
 from callbacks.undisturbed import log_image, undisturbed
+from emu2_lit import ranks
 from emu2_lit.evaluation import exact_match
+from emu2_lit.evaluation.runner import is_sharded
 from emu2_lit.samples.encoding import Encoded, encode, prompt, read_picture, read_video
 from emu2_lit.samples.sample import BadSample, Sample
 
@@ -93,7 +95,8 @@ class GeneratedAnswers(Callback):
             max_new_tokens=self.max_new_tokens, device=pl_module.device,
         )  # fmt: skip
         with undisturbed(pl_module), trainer.precision_plugin.forward_context():
-            generated = _shared([sample for sample, _ in self._questions], answer, self.batch_size, trainer)
+            shares = (0, 1) if is_sharded(pl_module.model) else ranks.place()  # ranks of a sharded model step together
+            generated = _shared([sample for sample, _ in self._questions], answer, self.batch_size, *shares)
         self.answers = [
             Answer(sample.id, question_text(sample), reference, text, exact_match(text, reference))
             for (sample, reference), text in zip(self._questions, generated, strict=True)
@@ -164,10 +167,9 @@ def _questions(samples: Sequence[Sample], limit: int) -> list[tuple[Sample, str]
 
 
 def _shared(
-    samples: Sequence[Sample], answer: Callable[[Sequence[Sample]], list[str]], batch_size: int, trainer: Trainer
+    samples: Sequence[Sample], answer: Callable[[Sequence[Sample]], list[str]], batch_size: int, rank: int, world: int
 ) -> list[str]:
     """`answer` over all samples; each rank does its part, in equally many batches, and learns of all."""
-    rank, world = trainer.global_rank, trainer.world_size
     mine = [(rank + turn * world) % len(samples) for turn in range(-(-len(samples) // world))]
     texts: dict[int, str] = {}
     for start in range(0, len(mine), batch_size):

@@ -13,7 +13,7 @@ from torch import nn
 from callbacks.records import write_text
 from emu2_lit.evaluation.benchmark import Benchmark
 from emu2_lit.evaluation.question import Question
-from emu2_lit.model.parts import part_of, tuning_mode
+from emu2_lit.model.parts import part_of, published, tuning_mode
 from emu2_lit.samples.sample import picture_name
 
 Scores = dict[str, float | None]  # "vqav2/shots_4" -> main score, None where it cannot be had
@@ -48,7 +48,7 @@ def weights_key(model: nn.Module) -> str:
     for name, parameter in model.named_parameters():
         if tuning_mode(name, requires_grad=True) != "full":
             continue
-        name = name.removeprefix("base_model.model.").replace(".token_adapter", "").replace(".base_layer", "")
+        name = published(name)
         values = parameter.detach().flatten()[:: max(1, parameter.numel() // _LOOKED_AT)][:_LOOKED_AT]
         digest.update(f"{name} {tuple(parameter.shape)} ".encode() + values.float().cpu().numpy().tobytes())
     return digest.hexdigest()

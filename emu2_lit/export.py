@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
@@ -10,6 +11,7 @@ from peft import PeftModel
 from emu2_lit.errors import UserError
 from emu2_lit.model.weight_writing import require_space
 from emu2_lit.run import load_run, merging
+from emu2_lit.run.restore import is_checkpoint, write_result
 
 FORMS = ("hf", "native", "adapter")
 
@@ -27,7 +29,7 @@ def export(
     """Write a run's result in another form and return where.
 
     Args:
-        source: a run's folder, an adapter's folder, or weights.
+        source: a run's folder, one of its checkpoints, an adapter's folder, or weights.
         to: `hf`, a folder with the published Hugging Face names; `native`, one file with the native names;
             `adapter`, an ordinary PEFT folder.
         out: the folder or file to write; default `export/hf`, `export/model.safetensors` or `export/adapter` in the
@@ -45,7 +47,12 @@ def export(
     if to not in FORMS:
         raise UserError(f"export: unknown form {to!r}; one of {', '.join(FORMS)}")
     source = Path(source)
-    out = _free(Path(out) if out else _default_out(source, to))
+    run = source.absolute().parents[1] if is_checkpoint(source) else source
+    out = _free(Path(out) if out else _default_out(run, to))
+    if is_checkpoint(source):
+        with TemporaryDirectory(dir=out.parent, prefix=".export-") as folder:
+            write_result(source, Path(folder) / "result")
+            return export(Path(folder) / "result", to, out, merge, dtype, rotary_buffers, **weights)
     if to == "adapter":
         return _copy_adapter(source, out)
     if adapter_folder(source) and not merge:

@@ -1,11 +1,9 @@
 """What a scheduler's signals do to a process before and after its steps."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -64,24 +62,24 @@ def test_outside_slurm_nothing_changes(monkeypatch):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
 
 
-def _sleep() -> None:
-    time.sleep(60)
-
-
 @pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
 def test_processes_that_are_started_under_the_shield_survive_a_warning(method):
-    context = multiprocessing.get_context(method)
-    with shielded():
-        process = context.Process(target=_sleep)
-        process.start()
-    try:
-        os.kill(process.pid, signal.SIGUSR1)
-        process.join(timeout=1)
-        assert process.exitcode is None
-    finally:
-        process.terminate()
-        process.join()
-    assert process.exitcode == -signal.SIGTERM, "and can be ended as ever"
+    """In an interpreter of its own: a fork server lives as long as what first asked for it."""
+    code = f"""
+import multiprocessing, os, signal, time
+from emu2_lit.signals import shielded
+with shielded():
+    process = multiprocessing.get_context("{method}").Process(target=time.sleep, args=[60])
+    process.start()
+os.kill(process.pid, signal.SIGUSR1)
+process.join(timeout=1)
+survived = process.exitcode is None
+process.terminate()
+process.join()
+assert survived
+assert process.exitcode == -signal.SIGTERM, "and can be ended as ever"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_warning_to_the_process_itself_comes_after_the_shield():

@@ -8,7 +8,7 @@ from emu2_lit.cli.weight_options import add_weight_options, chosen
 
 def register(commands: argparse._SubParsersAction) -> None:
     command = commands.add_parser("export", help="write a result for other programs, adapters merged in")
-    command.add_argument("run", metavar="RUN", help="a run's folder, an adapter, or weights")
+    command.add_argument("run", metavar="RUN", help="a run's folder, a checkpoint in it, an adapter, or weights")
     command.add_argument("--to", required=True, choices=("hf", "native", "adapter"), help="the form to write")
     command.add_argument("--out", type=Path, help="folder (hf, adapter) or file (native); default RUN/export/...")
     command.add_argument(

@@ -4,8 +4,9 @@ A model is made without memory (meta device) and filled from the files, so at no
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -106,7 +107,7 @@ def load_model(
     for name, tensor in iterate_tensors(path):
         if name.startswith(only):
             placement.put(name, tensor)
-    compute_buffers(model, placement)
+    compute_buffers(model, placement.resident_device)
     placement.dispatch()
     return model.eval()
 
@@ -135,10 +136,14 @@ def _listing(kind: str, names: list[str]) -> str:
     return "\n    ".join([f"  {len(names)} {kind}:", *names[:_LISTED], *more])
 
 
-def compute_buffers(model: nn.Module, placement: Placement) -> None:
-    """Give the rotary tables, which no file holds, their values back; always in float32."""
+def compute_buffers(model: nn.Module, device_of: Callable[[str], Any]) -> None:
+    """Give the rotary tables, which no file holds, their values back; always in float32.
+
+    Args:
+        device_of: of a module, by its name.
+    """
     for path, module in model.named_modules():
         if any(buffer.is_meta for buffer in module.buffers(recurse=False)):
             fresh = type(module)(module.config)
             for name, buffer in fresh.named_buffers(recurse=False):
-                module.register_buffer(name, buffer.to(placement.resident_device(path)), persistent=False)
+                module.register_buffer(name, buffer.to(device_of(path)), persistent=False)

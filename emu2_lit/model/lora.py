@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.model_card import adapter_card
@@ -51,21 +53,40 @@ def apply_lora(model: nn.Module, settings: LoraSettings, new_token_ids: Sequence
         trainable_token_indices={"embed_tokens": list(new_token_ids)} if new_token_ids else None,
         bias="none",
     )
-    return get_peft_model(model, config)
+    before = torch.get_rng_state()
+    wrapped = get_peft_model(model, config)
+    if model.get_input_embeddings().weight.is_meta:
+        torch.set_rng_state(before)
+        _draw_again(wrapped)
+    return wrapped
 
 
-def save_adapter(model: PeftModel, folder: str | Path, base: str | None) -> None:
+def _draw_again(model: PeftModel) -> None:
+    """Give adapters, which PEFT has moved to the meta device of their base and lost, the values that it drew."""
+    for layer in [module for module in model.modules() if isinstance(module, LoraLayer)]:
+        for name in layer.lora_A:
+            for pair in (layer.lora_A, layer.lora_B):
+                pair[name] = nn.Linear(pair[name].in_features, pair[name].out_features, bias=False)
+            layer.reset_lora_parameters(name, True)
+            for pair in (layer.lora_A, layer.lora_B):
+                pair[name].to(layer.get_base_layer().weight.dtype)
+
+
+def save_adapter(
+    model: PeftModel, folder: str | Path, base: str | None, state: dict[str, Tensor] | None = None
+) -> None:
     """Write an ordinary PEFT folder.
 
     Args:
         base: hub name or absolute path of the weights that the adapter goes on top of.
+        state: instead of the model's own, where that is spread over processes.
     Raises:
         UserError: the disk is too full.
     """
     require_space(Path(folder), sum(p.nbytes for p in model.parameters() if p.requires_grad), f"writing {folder}")
     model.peft_config["default"].base_model_name_or_path = base
     # Rows of new tokens are saved apart. Left to itself, PEFT asks the hub whether the vocabulary has grown.
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False, state_dict=state)
     (Path(folder) / "README.md").write_text(adapter_card(base), encoding="utf-8")
 
 

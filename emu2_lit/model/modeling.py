@@ -73,6 +73,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _no_split_modules = ["Block", "LlamaDecoderLayer"]
+    in_step = False  # its blocks are sharded: every pass goes through all of them on every rank
 
     def __init__(self, config: Emu2Config):
         super().__init__(config)
@@ -121,15 +122,24 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         Returns:
             (images, n_query, visual width). Without gradient where no parameter of the tower trains.
         """
+        return pool(self._features(pixel_values), n_query or self.config.n_query)
+
+    def _features(self, pixel_values: Tensor) -> Tensor:
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.visual.parameters())
         with torch.set_grad_enabled(trains):
-            return pool(self.visual(pixel_values), n_query or self.config.n_query)
+            return self.visual(pixel_values)
 
-    def _visual_inputs(self, pixel_values, visual_embeds, token: str, n_query: int):
-        """Embeddings of one kind of picture, with the id of the slots they fill."""
-        if visual_embeds is None and pixel_values is not None:
-            visual_embeds = self.encode_image(pixel_values, n_query)
-        return self.config.special_ids[token], visual_embeds
+    def _encode(self, stills: Tensor | None, frames: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        """Pooled features of stills and frames, in one pass of the tower: where it is sharded, every rank must make
+        as many passes, whatever is in its batch."""
+        given = [pixels for pixels in (stills, frames) if pixels is not None]
+        if not given:
+            return None, None
+        parts = iter(self._features(torch.cat(given)).split([len(pixels) for pixels in given]))
+        return (
+            None if stills is None else pool(next(parts), self.config.n_query),
+            None if frames is None else pool(next(parts), self.config.v_query),
+        )
 
     def embed_inputs(
         self, input_ids: Tensor, pixel_values=None, video_pixel_values=None, visual_embeds=None, video_embeds=None
@@ -142,9 +152,12 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             ValueError: the number of slots is not that of the embeddings.
         """
         embeds = self.get_input_embeddings()(input_ids)
+        stills, frames = self._encode(
+            pixel_values if visual_embeds is None else None, video_pixel_values if video_embeds is None else None
+        )
         visuals = [
-            self._visual_inputs(pixel_values, visual_embeds, "<image>", self.config.n_query),
-            self._visual_inputs(video_pixel_values, video_embeds, "[gIMG]", self.config.v_query),
+            (self.config.special_ids["<image>"], stills if visual_embeds is None else visual_embeds),
+            (self.config.special_ids["[gIMG]"], frames if video_embeds is None else video_embeds),
         ]
         for slot_id, visual in visuals:
             slots = input_ids == slot_id
@@ -155,7 +168,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
                 values = self.project_up(visual.to(self.project_up.weight.dtype)).to(embeds)
                 embeds = embeds.masked_scatter(slots.unsqueeze(-1), values)
         present = [(slot_id, visual) for slot_id, visual in visuals if visual is not None]
-        if self.training and not present:
+        if (self.training and not present) or (self.in_step and stills is None and frames is None):
             embeds = embeds + self._unused_visual_parts(embeds)
         return embeds, present
 
@@ -163,10 +176,10 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         """Zero times a pass over the visual parts that train, so that a batch without pictures reaches the same
         parameters as one with: other ranks wait for their gradients."""
         parts = (self.visual, self.project_up)
-        if not any(p.requires_grad for part in parts for p in part.parameters()):
+        if not self.in_step and not any(p.requires_grad for part in parts for p in part.parameters()):
             return 0.0
         size = self.config.vision_config.image_size
-        features = self.encode_image(embeds.new_zeros(1, 3, size, size))
+        features = self._features(embeds.new_zeros(1, 3, size, size))
         return self.project_up(features.to(self.project_up.weight.dtype)).sum().to(embeds.dtype) * 0.0
 
     # -- passes ----------------------------------------------------------------------------------------------

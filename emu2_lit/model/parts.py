@@ -48,3 +48,8 @@ def tuning_mode(name: str, requires_grad: bool) -> str:
     if "lora_" in name:
         return "lora"
     return "tokens" if "trainable_tokens" in name else "full"
+
+
+def published(name: str) -> str:
+    """The published name of a parameter of the model, wrapped by PEFT or not."""
+    return name.removeprefix("base_model.model.").replace(".token_adapter", "").replace(".base_layer", "")

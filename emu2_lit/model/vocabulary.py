@@ -1,7 +1,7 @@
 """Rows for tokens that a model does not have yet."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from emu2_lit.model.special_tokens import CHAT_TOKENS
 
@@ -22,10 +22,15 @@ def add_role_tokens(model) -> list[int]:
         return []
     old = model.config.text_config.vocab_size
     for module in (model.get_input_embeddings(), model.get_output_embeddings()):
-        rows = module.weight.float().mean(dim=0, keepdim=True).to(module.weight.dtype)
-        grown = torch.cat([module.weight, rows.expand(len(CHAT_TOKENS), -1)])
+        grown = with_mean_rows(module.weight, len(CHAT_TOKENS))
         module.weight = nn.Parameter(grown, requires_grad=module.weight.requires_grad)
     model.get_input_embeddings().num_embeddings = model.get_output_embeddings().out_features = len(grown)
     model.config.text_config.vocab_size = model.lm.config.vocab_size = model.lm.model.vocab_size = len(grown)
     model.lm.vocab_size = len(grown)
     return list(range(old, len(grown)))
+
+
+def with_mean_rows(weight: Tensor, count: int) -> Tensor:
+    """`weight` (rows, width) with `count` more rows, each the mean of the others."""
+    rows = weight.float().mean(dim=0, keepdim=True).to(weight.dtype)
+    return torch.cat([weight, rows.expand(count, -1)])

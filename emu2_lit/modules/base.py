@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ from torchmetrics import MeanMetric
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.compilation import compile_blocks
-from emu2_lit.model.loading import load_model
+from emu2_lit.model.loading import iterate_tensors, load_model
 from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target_part
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
+from emu2_lit.model.streaming import Stream, drawn_tensors, empty_model, grown
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import apply_settings, make_optimizer, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
+from emu2_lit.strategies.shard import build_shards, own_piece, whole
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "pixel_values", "video_pixel_values", "visual_embeds", "video_embeds",
@@ -103,7 +106,7 @@ class TuningModule(LightningModule):
         """Build the model once; Lightning calls this before every run."""
         if self.model is not None:
             return
-        model = self._build()
+        model = self._build() if self.device_mesh is None else self._build_empty()
         if self.processor is None:
             self.processor = Emu2Processor.for_config(model.config)
         if self.needs_role_tokens and not self.processor.tokenizer.chat:
@@ -123,6 +126,9 @@ class TuningModule(LightningModule):
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.compiled:
             compile_blocks(model)
+        if self.device_mesh is not None:
+            precision, device = self.trainer.precision, self.trainer.strategy.root_device
+            build_shards(self.model, model, self._source(model), self.device_mesh, precision, device)
 
     def _build(self) -> Emu2ForConditionalGeneration:
         if isinstance(self.source, Emu2ForConditionalGeneration):
@@ -135,6 +141,29 @@ class TuningModule(LightningModule):
             Emu2ForConditionalGeneration, self.source, config=self.config, dtype=self.weights_dtype,
             quantization=self.quantization, device=self.trainer.strategy.root_device if self._trainer else "cpu",
         )  # fmt: skip
+
+    def _build_empty(self) -> Emu2ForConditionalGeneration:
+        """Raises UserError for what needs whole weights."""
+        dora = self.lora and self.lora.use_dora
+        for wanted, what in ((self.merged_adapters, "weights tuned with an adapter (`emu2-lit export` merges them)"),
+                             (self.quantization, "model.quantization"), (dora, "tuning.lora.use_dora"),
+                             (self.adapter, "model.adapter")):  # fmt: skip
+            if wanted:
+                raise UserError(f"trainer.strategy: a sharded model cannot have {what}; take ddp, or do without")
+        if isinstance(self.source, Emu2ForConditionalGeneration):
+            return self.source
+        return empty_model(self.source, self.config, self.weights_dtype)
+
+    def _source(self, model: Emu2ForConditionalGeneration) -> Stream | None:
+        """The weights of a model from `_build_empty`; None where it was given with them."""
+        if isinstance(self.source, Emu2ForConditionalGeneration):
+            return None
+        if isinstance(self.source, Emu2Config):
+            seed = hash_seed(self.seed, "random weights") % 2**63
+            tensors = drawn_tensors(self.source, seed, partial(own_piece, mesh=self.device_mesh))
+        else:
+            tensors = iterate_tensors(self.source)
+        return grown(tensors, model.config.text_config.vocab_size)
 
     def _with_adapters(self, model: Emu2ForConditionalGeneration, new_tokens: list[int]) -> nn.Module:
         if self.adapter:
@@ -242,7 +271,7 @@ class TuningModule(LightningModule):
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)))
 
     # -- optimizer -------------------------------------------------------------------------------------------
     def configure_optimizers(self):

@@ -90,7 +90,8 @@ class TrainerSection:
     accelerator: str = "auto"  # auto, cpu, gpu, ...
     devices: int | str = "auto"  # how many, or which: '0,1'
     num_nodes: int = 1  # machines
-    strategy: Literal["auto", "ddp"] = "auto"  # auto: one device, or ddp on several
+    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"  # auto: one device, or ddp on several
+    shard_devices: int | None = None  # hsdp: devices that divide the model between them; null: those of one machine
     precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16); -true: of what trains, too
     gradient_clip_val: float | None = 5.0  # largest norm of the gradient (paper: 5.0); null: no clipping
     val_check_interval: int | None = None  # optimizer steps between validations; null: at the end only

@@ -30,6 +30,7 @@ from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSectio
 from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO, check_devices, cluster_environment
+from emu2_lit.strategies.choose import build_strategy
 
 _ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
     "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
@@ -209,7 +210,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=build_strategy(settings.strategy, settings),
         precision=settings.precision,
         max_steps=_max_steps(recipe, samples),
         max_epochs=-1,  # the loader is one stream; steps count

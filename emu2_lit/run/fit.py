@@ -28,6 +28,7 @@ from emu2_lit.run.room import check_memory
 from emu2_lit.run.use import measure_use
 from emu2_lit.signals import early
 from emu2_lit.strategies import started_by_srun
+from emu2_lit.strategies.shard import gathered_state
 
 # Figures that the summary keeps
 _FINAL = ("val/", "in_context/", "in_context_base/", "generation/", "generation_base/", "train/loss")
@@ -176,24 +177,33 @@ def _hand_over(trainer: Trainer, module: TuningModule, recipe: Recipe, base: str
     """Write what to use and the figures of the run; the figures are returned."""
     target = folder / ("adapter" if module.lora else "model")
     summary = _summary(trainer, module) | {"result": str(target)}
+    drawing, dtype = isinstance(module, DrawingTuning), getattr(torch, recipe.model.dtype)
+    state = None if drawing else gathered_state(module.model, bool(module.lora), None if module.lora else dtype)
     if trainer.is_global_zero:
-        save_result(module, recipe, base, target)
+        save_result(module, recipe, base, target, state)
         temporary = folder / ".summary.json.partial"
         temporary.write_text(json.dumps(summary, indent=1, sort_keys=True) + "\n")
         temporary.replace(folder / "summary.json")
     return trainer.strategy.broadcast(summary)  # also waits until everything is written
 
 
-def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: Path) -> None:
+def save_result(
+    module: TuningModule, recipe: Recipe, base: str | None, target: Path, state: dict[str, torch.Tensor] | None = None
+) -> None:
     """The adapter as a PEFT folder, or the whole model as a Hugging Face folder, the processor beside it; or the visual
-    decoder as a folder of Emu2-Gen has it."""
+    decoder as a folder of Emu2-Gen has it.
+
+    Args:
+        state: the model's weights where it is sharded, see `gathered_state`.
+    """
     if isinstance(module, DrawingTuning):
         module.save_decoder(target, getattr(torch, recipe.model.dtype))
     elif module.lora:
-        save_adapter(module.model, target, base)
+        save_adapter(module.model, target, base, state)
         module.processor.save_pretrained(target)
     else:
-        module.model.save_pretrained(target, processor=module.processor, dtype=getattr(torch, recipe.model.dtype))
+        dtype = getattr(torch, recipe.model.dtype)
+        module.model.save_pretrained(target, processor=module.processor, dtype=dtype, state_dict=state)
 
 
 def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:

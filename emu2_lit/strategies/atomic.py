@@ -11,6 +11,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from emu2_lit.errors import UserError
 from emu2_lit.strategies.publish import sync_file
+from emu2_lit.strategies.sharded_files import read_whole
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -35,9 +36,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         sync_file(path.parent)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Raises UserError where the file is no checkpoint of a run, or damaged."""
+        """Whole, also where ranks wrote it in pieces. Raises UserError where it is no checkpoint, or damaged."""
         try:
-            checkpoint = super().load_checkpoint(path, *args, **kwargs)
+            if Path(path).is_dir():
+                checkpoint = read_whole(Path(path))
+            else:
+                checkpoint = super().load_checkpoint(path, *args, **kwargs)
         except pickle.UnpicklingError as error:  # its text advises to load the file unsafely
             raise _no_checkpoint(path, "it is damaged, or a file of another kind") from error
         except (OSError, EOFError, RuntimeError, ValueError) as error:

@@ -11,8 +11,11 @@ from torch import Tensor
 from datamodules.chat import ChatDataModule
 from emu2_lit.model import Emu2Config, Emu2Processor
 from emu2_lit.modules import ChatTuning, TuningModule
+from emu2_lit.recipe.schema import TrainerSection
 from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
 from emu2_lit.strategies import AtomicCheckpointIO
+from emu2_lit.strategies.choose import build_strategy
+from emu2_lit.strategies.shard import whole
 
 STEPS = 6  # the schedule of every run is laid out over so many
 
@@ -54,6 +57,7 @@ def chat_run(
     dropout: float = 0.0,
     checkpointing: bool = False,
     workers: int = 0,
+    strategy: str | None = None,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
     config = Emu2Config.preset("tiny")
@@ -72,7 +76,7 @@ def chat_run(
         max_length=256,
         workers=workers,
     )
-    return run(module, datamodule, root, stop=stop, accumulate=accumulate, resume=resume)
+    return run(module, datamodule, root, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)
 
 
 def run(
@@ -83,6 +87,7 @@ def run(
     stop: int = STEPS,
     accumulate: int = 1,
     resume: Path | None = None,
+    strategy: str | None = None,
 ) -> Ran:
     """Train a module on as many processes as were started."""
     torch.use_deterministic_algorithms(True)
@@ -94,7 +99,7 @@ def run(
         accumulate_grad_batches=accumulate,
         accelerator="cpu",
         devices=world_size,
-        strategy="ddp" if world_size > 1 else "auto",
+        strategy=build_strategy(strategy or ("ddp" if world_size > 1 else "auto"), TrainerSection(shard_devices=2)),
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -105,5 +110,5 @@ def run(
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(module, datamodule, ckpt_path=resume)
-    trained = {name: p.detach().clone() for name, p in module.named_parameters() if p.requires_grad}
+    trained = {name: whole(p.detach()).clone() for name, p in module.named_parameters() if p.requires_grad}
     return Ran(trained, recorder.losses, recorder.checkpoint)

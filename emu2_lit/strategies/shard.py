@@ -1,0 +1,140 @@
+"""Sharding the network with FSDP2: what is a unit, in which types it computes, and how a piece is filled."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.placement_types import Replicate, Shard
+
+from emu2_lit.model.loading import compute_buffers
+from emu2_lit.model.parts import published, tuning_mode
+from emu2_lit.ranks import place
+
+_FORWARD = ("generate", "generate_image", "encode_image")  # entered from outside, besides `forward`
+
+
+def shard(root: nn.Module, base: nn.Module, mesh: DeviceMesh, policy: MixedPrecisionPolicy) -> None:
+    """Divide a model over the ranks of a mesh: each block of the tower and of the language model is a unit, all else
+    belongs to the root. What is frozen is divided too.
+
+    Args:
+        root: what is called: the model, or its PEFT wrapper.
+        base: the Emu2ForConditionalGeneration in it; its weights may be on the meta device.
+    """
+    kinds = set(base._no_split_modules)
+    for block in [module for module in base.modules() if type(module).__name__ in kinds]:
+        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+    for name in _FORWARD:
+        register_fsdp_forward_method(root, name)
+    base.in_step = True
+    base._is_fsdp_managed_module = True  # transformers' generate then goes on until every rank is done
+
+
+def build_shards(
+    root: nn.Module, base: nn.Module, tensors: Iterable[tuple[str, Tensor]] | None, mesh: DeviceMesh, precision: str,
+    device: torch.device,
+) -> None:  # fmt: skip
+    """Shard a model that has no memory yet and fill it from a stream of the base's tensors.
+
+    Args:
+        root, base: as in `shard`; adapters on the base have their values.
+        tensors: None for a model that has its weights.
+        precision: of Lightning's Trainer.
+    """
+    shard(root, base, mesh, mixed_precision(precision))
+    if tensors is None:
+        return
+    allocate(root, device)
+    parameters = {published(name): p for name, p in base.named_parameters() if tuning_mode(name, True) == "full"}
+    fill(parameters, tensors)
+    _start_tokens(root)
+    compute_buffers(base, lambda name: device)
+
+
+def _start_tokens(root: nn.Module) -> None:
+    """Rows of new tokens, which PEFT trains apart, start as they are in the embedding."""
+    for layer in [module for module in root.modules() if hasattr(module, "trainable_tokens_delta")]:
+        weight = whole(layer.get_base_layer().weight)
+        for name, delta in layer.trainable_tokens_delta.items():
+            rows = weight[layer.token_indices[name]]
+            fill({name: delta}, [(name, rows)])
+            layer.trainable_tokens_original[name] = rows
+
+
+def mixed_precision(precision: str) -> MixedPrecisionPolicy:
+    """Under autocast blocks are gathered in 16 bits and their gradients are summed in float32; what is not a product
+    stays as wide as on one device."""
+    if not precision.endswith("-mixed"):
+        return MixedPrecisionPolicy()
+    return MixedPrecisionPolicy(torch.bfloat16, torch.float32, cast_forward_inputs=False)
+
+
+def allocate(root: nn.Module, device: torch.device) -> None:
+    """Give parameters on the meta device memory for this rank's piece."""
+    for module in root.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.is_meta:
+                own = sharded_like(parameter, torch.empty_like(parameter.to_local(), device=device))
+                setattr(module, name, nn.Parameter(own, requires_grad=parameter.requires_grad))
+
+
+@torch.no_grad()
+def fill(parameters: Mapping[str, nn.Parameter], tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy this rank's pieces out of a stream of tensors, which are whole or already cut, into parameters by name."""
+    for name, tensor in tensors:
+        parameter = parameters[name]
+        cut = tensor.shape != parameter.shape
+        parameter.to_local().copy_(tensor if cut else piece(tensor, parameter.device_mesh, parameter.placements))
+
+
+def piece(tensor: Tensor, mesh: DeviceMesh, placements: Iterable) -> Tensor:
+    """This rank's piece of a whole tensor; a view."""
+    for dimension, placement in enumerate(placements):
+        if isinstance(placement, Shard):
+            pieces, mine = tensor.chunk(mesh.size(dimension), placement.dim), mesh.get_local_rank(dimension)
+            tensor = pieces[mine] if mine < len(pieces) else tensor.narrow(placement.dim, 0, 0)
+    return tensor
+
+
+def own_piece(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
+    """The same for a parameter, as FSDP2 divides it: by rows, over the last dimension of the mesh."""
+    return piece(tensor, mesh, [*[Replicate()] * (mesh.ndim - 1), Shard(0)])
+
+
+def sharded_like(parameter: DTensor, own: Tensor) -> DTensor:
+    """A tensor that is divided as `parameter` is, of which this rank holds `own`."""
+    return DTensor.from_local(
+        own, parameter.device_mesh, parameter.placements, run_check=False, shape=parameter.shape,
+        stride=parameter.stride(),
+    )  # fmt: skip
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor in one piece. Where it is divided every rank must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def gathered_state(
+    model: nn.Module, adapters_only: bool = False, dtype: torch.dtype | None = None
+) -> dict[str, Tensor] | None:
+    """The state dict of a sharded model in main memory of rank 0, gathered tensor by tensor, and an empty one on the
+    others; None for a model that is not sharded.
+
+    Args:
+        dtype: of floating tensors; default as they are.
+    """
+    state = model.state_dict()
+    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+        return None
+    gathered: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if adapters_only and tuning_mode(name, True) == "full":
+            continue
+        full = whole(tensor.detach())
+        if place()[0] == 0:
+            gathered[name] = full.to("cpu", dtype if full.is_floating_point() else None)
+    return gathered
