@@ -171,7 +171,10 @@ def save_result(module: TuningModule, recipe: Recipe, base: str | None, target: 
         save_adapter(module.model, target, base)
         module.processor.save_pretrained(target)
     else:
-        module.model.save_pretrained(target, processor=module.processor, dtype=getattr(torch, recipe.model.dtype))
+        whole = None if module.tower else module.model.state_dict() | module.build_tower().state_dict()
+        module.model.save_pretrained(
+            target, processor=module.processor, dtype=getattr(torch, recipe.model.dtype), state_dict=whole
+        )
 
 
 def _summary(trainer: Trainer, module: TuningModule) -> dict[str, Any]:
