@@ -116,9 +116,10 @@ class FeatureStore:
         return coarser(self._open(row["file"]).get_slice("features")[int(row["row"])], n_query)
 
     def _find(self, id: bytes, n_query: int) -> Any:
-        place = np.searchsorted(self._rows["id"], np.bytes_(id))
+        wanted = id.rstrip(b"\0")  # as NumPy gives bytes back
+        place = np.searchsorted(self._rows["id"], np.bytes_(wanted))
         for row in self._rows[place : place + 4]:
-            if row["id"] == np.bytes_(id) and _divides(int(row["n_query"]), n_query):
+            if row["id"] == wanted and _divides(int(row["n_query"]), n_query):
                 return row
         return None
 
