@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from benchmarks.measure import RESULTS, compare, keep
+from benchmarks.measure import compare, keep
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.images import pixel_values
 from emu2_lit.model.lora import apply_lora

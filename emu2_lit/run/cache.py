@@ -90,9 +90,8 @@ def cache(
     start, count = time.monotonic(), len(missing)
     rows = min(_MOST, max(1, SHARD_BYTES // room_for({max((n for _, n in missing), default=1): 1}, width, dtype)))
     finished = _written(live, folder, _shards(live, origin, missing, rows), processes or max(1, len(_gpus(live))))
-    results = list(progress(finished, count) if progress else finished)
-    bad = count - sum(results)
-    return Cached(folder, len(asked), count, bad, size, time.monotonic() - start)
+    read = sum(progress(finished, count) if progress else finished) if missing else 0
+    return Cached(folder, len(asked), count, count - read, size, time.monotonic() - start)
 
 
 # -- which pictures ------------------------------------------------------------------------------------------
@@ -179,8 +178,7 @@ def _shards(recipe: Recipe, origin: Origin, missing: set[tuple[bytes, int]], row
 def _written(recipe: Recipe, folder: Path, shards: Iterator[list[Item]], processes: int) -> Iterator[int]:
     """Of each portion, when it stands on the disk, how many pictures could be read."""
     if processes == 1:
-        _start(recipe, folder)
-        yield from map(_write, shards)
+        yield from map(TowerPass(recipe, folder).write, shards)
         return
     spawn = get_context("spawn")
     places = spawn.Queue()
@@ -241,10 +239,9 @@ class TowerPass:
 _pass: TowerPass | None = None  # of this process
 
 
-def _start(recipe: Recipe, folder: Path, places: Any = None) -> None:
+def _start(recipe: Recipe, folder: Path, places: Any) -> None:
     global _pass
-    torch.set_grad_enabled(False)
-    _pass = TowerPass(recipe, folder, places.get() if places else 0)
+    _pass = TowerPass(recipe, folder, places.get())
 
 
 def _write(items: list[Item]) -> int:

@@ -1,18 +1,15 @@
 """The frozen tower's features, computed once: a run on them is the run with the tower."""
 
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 
 from emu2_lit import run
 from emu2_lit.errors import UserError
@@ -23,7 +20,6 @@ from emu2_lit.run.features import features_key
 from emu2_lit.run.plan import plan
 from emu2_lit.samples.features import FeatureStore
 from tests.modules.runs import _Recorder
-from tests.run.conftest import short
 from tests.run.resume_cases import quiet
 
 FULL = ["tuning.method=full", "tuning.frozen=[visual,project_down]", "tuning.lora={}"]
@@ -124,14 +120,14 @@ def test_the_key_is_that_of_tower_preparation_and_arithmetic(caption_model, tmp_
     model.save_pretrained(tmp_path / "other_lm", processor=processor)
     model.visual.pos_embed.data += 0.01
     model.save_pretrained(changed, processor=processor)
-    keys = [key(f"model.weights={tmp_path / 'same'}"), key(f"model.weights={tmp_path / 'other_lm'}"),
-            key(f"model.weights={changed}"), key("trainer.precision=bf16-mixed"), key("model.dtype=bfloat16")]  # fmt: skip
+    weights = [key(f"model.weights={folder}") for folder in (tmp_path / "same", tmp_path / "other_lm", changed)]
+    keys = [*weights, key("trainer.precision=bf16-mixed"), key("model.dtype=bfloat16")]
     assert keys[0] == keys[1] and len(set(keys)) == 4
 
 
-def test_a_tower_that_trains_is_refused(caption_model, tmp_path, monkeypatch):
+def test_a_tower_that_trains_is_refused(caption_model, tmp_path):
     wanted = f"data.features={tmp_path}"
-    for overrides in (["tuning.lora.targets=[visual]"], [*FULL, "tuning.frozen=[project_down]"]):
+    for overrides in (["tuning.lora.targets=[qkv]"], [*FULL, "tuning.frozen=[project_down]"]):
         recipe = tuned(tmp_path, caption_model, wanted, *overrides, "tuning.frozen=[project_down]")
         with pytest.raises(UserError, match=r"data\.features: the tower trains"):
             cache(recipe)
@@ -162,8 +158,9 @@ def test_evaluates_and_hands_over_without_the_tower(features, caption_model, epi
     ]  # fmt: skip
     recipe = tuned(features, caption_model, *about)
     cache(recipe)
-    monkeypatch.setattr("emu2_lit.model.vision.Emu2VisionModel.forward", None)  # nothing is encoded
-    result = run.fit(recipe)
+    with monkeypatch.context() as patched:
+        patched.setattr("emu2_lit.model.vision.Emu2VisionModel.forward", None)  # nothing is encoded
+        result = run.fit(recipe)
     assert "in_context/fast_binding_2way/shots_1" in result.summary and "val/loss" in result.summary
     before = dict(iterate_tensors(caption_model / "model"))
     after = dict(iterate_tensors(tmp_path / "run" / "model"))

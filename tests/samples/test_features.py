@@ -16,8 +16,8 @@ def test_a_picture_is_named_by_its_bytes_wherever_they_lie(tmp_path):
         Image.new("RGB", (9, 9), colour).save(tmp_path / f"{name}.png")
     a, b, c = (picture_id(tmp_path / f"{name}.png") for name in "abc")
     assert a == b == picture_id((tmp_path / "a.png").read_bytes()) != c
-    crops = [SubjectCrop(tmp_path / "a.png"), SubjectCrop(tmp_path / "b.png"), SubjectCrop(tmp_path / "c.png"),
-             SubjectCrop(tmp_path / "a.png", (0, 0, 0.5, 1)), SubjectCrop(tmp_path / "a.png", background=7)]  # fmt: skip
+    crops = [SubjectCrop(tmp_path / f"{name}.png") for name in "abc"]
+    crops += [SubjectCrop(tmp_path / "a.png", (0, 0, 0.5, 1)), SubjectCrop(tmp_path / "a.png", background=7)]
     names = [picture_id(crop) for crop in crops]
     assert names[0] == names[1] and len(set(names)) == 4 and a not in names
     assert picture_id(TargetPicture(tmp_path / "a.png", 4)) != picture_id(TargetPicture(tmp_path / "a.png", 5))
