@@ -127,7 +127,7 @@ def test_the_key_is_that_of_tower_preparation_and_arithmetic(caption_model, tmp_
 
 def test_a_tower_that_trains_is_refused(caption_model, tmp_path):
     wanted = f"data.features={tmp_path}"
-    for overrides in (["tuning.lora.targets=[qkv]"], [*FULL, "tuning.frozen=[project_down]"]):
+    for overrides in (["tuning.lora.targets=[attn.qkv]"], [*FULL, "tuning.frozen=[project_down]"]):
         recipe = tuned(tmp_path, caption_model, wanted, *overrides, "tuning.frozen=[project_down]")
         with pytest.raises(UserError, match=r"data\.features: the tower trains"):
             cache(recipe)
