@@ -19,7 +19,7 @@ from callbacks.undisturbed import log_image, undisturbed
 from emu2_lit import ranks
 from emu2_lit.evaluation import exact_match
 from emu2_lit.evaluation.runner import is_sharded
-from emu2_lit.samples.encoding import Encoded, encode, prompt, read_picture, read_video
+from emu2_lit.samples.encoding import VISUALS, Encoded, encode, prompt, read_picture, read_video
 from emu2_lit.samples.sample import BadSample, Sample
 
 
@@ -192,7 +192,7 @@ def _encoded(sample: Sample, processor: Any) -> Encoded | None:
 
 def _left_padded(items: list[Encoded], processor: Any) -> dict[str, Tensor]:
     batch = dict(processor.pad([item.input_ids.tolist() for item in items], side="left"))
-    for name in ("pixel_values", "video_pixel_values"):
+    for name in VISUALS:
         pixels = [getattr(item, name) for item in items if getattr(item, name) is not None]
         if pixels:
             batch[name] = torch.cat(pixels)

@@ -144,10 +144,7 @@ def _sheet(path: Path, title: str = "Answers", alt: str = "pictures with questio
     data = base64.b64encode(path.read_bytes()).decode()
     step = int(path.stem.split("=")[1])
     when = f" after {step} steps" if step else ""
-    return (
-        f"<h2>{escape(title)}{when}</h2>"
-        f'<img class="sheet" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
-    )
+    return f'<h2>{escape(title)}{when}</h2><img class="sheet" alt="{escape(alt)}" src="data:image/png;base64,{data}">'
 
 
 def _in_context(folder: Path) -> str:

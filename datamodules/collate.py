@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from datamodules.budget import Skipped
 from emu2_lit.errors import UserError
-from emu2_lit.samples.encoding import IGNORE, Encoded
+from emu2_lit.samples.encoding import IGNORE, VISUALS, Encoded
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class Collator:
     input_ids, attention_mask, labels: (B, T) int64; visual_targets_mask: (B, T) bool, all right-padded;
     pixel_values: (images, 3, S, S) and video_pixel_values: (frames, 3, S, S), uint8, in reading order, target_pixels:
         (targets, 3, P, P) and sizes: (targets, 6) of what the visual decoder is to draw, each absent where there are
-        none; and Python lists: sample_ids, sources, epochs, positions (in the order), skipped (dicts: source, id,
+        none; visual_embeds and video_embeds in the place of pixels that the tower has seen before; and Python lists:
+        sample_ids, sources, epochs, positions (in the order), skipped (dicts: source, id,
         reason, position, epoch) and, if `digests`, digests. A draw without a sample is a row of BOS alone, without
         labels.
 
@@ -51,7 +52,7 @@ class Collator:
             "labels": _pad([item.labels for item in items], IGNORE),
             "visual_targets_mask": _pad([item.visual_targets_mask for item in items], False),
         }
-        for name in ("pixel_values", "video_pixel_values", "target_pixels", "sizes"):
+        for name in (*VISUALS, "target_pixels", "sizes"):
             pixels = [getattr(item, name) for item in items if getattr(item, name) is not None]
             if pixels:
                 batch[name] = torch.cat(pixels)
@@ -72,13 +73,13 @@ class Collator:
 
 
 def digest(item: Encoded) -> str:
-    """48 bits, in hexadecimal, of all that a sample teaches: ids, labels, targets, pixels. It is made in the loader's
-    workers, for a picture of 448 x 448 takes a third of a millisecond."""
+    """48 bits, in hexadecimal, of all that a sample teaches: ids, labels, targets, pixels or features. It is made in
+    the loader's workers, for a picture of 448 x 448 takes a third of a millisecond."""
     hashed = hashlib.sha256()
-    for name in ("input_ids", "labels", "visual_targets_mask", "pixel_values", "video_pixel_values"):
+    for name in ("input_ids", "labels", "visual_targets_mask", *VISUALS):
         if (tensor := getattr(item, name)) is not None:
             hashed.update(f"{name}{tuple(tensor.shape)}".encode())
-            hashed.update(tensor.contiguous().numpy())
+            hashed.update(tensor.contiguous().view(torch.uint8).numpy())
     return hashed.hexdigest()[:12]
 
 

@@ -4,7 +4,7 @@ The paper drops entities and box pictures at random and gives object pictures ot
 rates. Every choice is drawn from the seed, the epoch, the source and the sample's id alone, as in `documents.py`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -48,23 +48,48 @@ class GenerationRules:
         subjects = [part for part in shown if part.kind == "subject"]
         kept = {id(part) for part in shuffled(subjects, rng)[: self.varied.max_subjects]}
         shown = named_once([part for part in shown if part.kind != "subject" or id(part) in kept])
-        shown = [self._varied(part, rng) for part in shown]
+        shown = [self._varied(part, rng, self._turn(sample, part.value, epoch)) for part in shown]
         shown = [part for part in shown if part.value]
         shown = inlined(shown) if rng.random() < self.varied.inline else shown
-        least = self.processor.image_size if self.varied.min_size is None else self.varied.min_size
         left_out = len(subjects) - len(kept)
         return replace(
             sample,
-            parts=(*shown, Part("image", TargetPicture(target.value, least), learn=True)),
+            parts=(*shown, self._target(target)),
             grounding=any(part.kind == "subject" and part.value.box is not None for part in shown),
             notes=(*sample.notes, *([f"left out: {left_out} of {len(subjects)} subjects"] if left_out else [])),
         )
 
-    def _varied(self, part: Part, rng: Random) -> Part:
+    def every_picture(self, sample: Sample) -> Iterator[Any]:
+        """All that any epoch may show, where `varied.variants` or rates of 0 limit what that can be.
+
+        Raises BadSample when the sample does not say what to draw."""
+        for parts in (sample.parts, *sample.alternatives):
+            *shown, target = to_draw(parts)
+            for part in shown:
+                if part.kind == "subject":
+                    turns = [self._turn(sample, part.value, turn) for turn in range(max(self.varied.variants, 1))]
+                    drawn = [self._pictured(part.value.picture, rng or Random(0)) for rng in turns]
+                    yield from replace(part.value, picture=None).pictures
+                    yield from (picture for picture in drawn if picture is not None)
+            yield from (part.value for part in shown if part.kind == "image")
+            yield self._target(target).value
+
+    def _target(self, part: Part) -> Part:
+        least = self.processor.image_size if self.varied.min_size is None else self.varied.min_size
+        return Part("image", TargetPicture(part.value, least), learn=True)
+
+    def _turn(self, sample: Sample, subject: Any, epoch: int) -> Random | None:
+        """What a subject's picture is drawn by, where the variants of it are few and used in turn."""
+        if not self.varied.variants or not isinstance(subject, Subject):
+            return None
+        about = repr((subject.box, subject.span))
+        return Random(hash_seed(self.seed, "variant", epoch % self.varied.variants, sample.source, sample.id, about))
+
+    def _varied(self, part: Part, rng: Random, turn: Random | None) -> Part:
         if part.kind != "subject":
             return replace(part, learn=False)
         subject = self._dropped(part.value, rng)
-        return replace(part, value=replace(subject, picture=self._pictured(subject.picture, rng)))
+        return replace(part, value=replace(subject, picture=self._pictured(subject.picture, turn or rng)))
 
     def _dropped(self, subject: Subject, rng: Random) -> Subject:
         rates = {"phrase": self.varied.drop_phrase, "box": self.varied.drop_box, "picture": self.varied.drop_object}

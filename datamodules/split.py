@@ -32,7 +32,6 @@ class Split:
         size = self.global_batch_size
         return [self.positions(first, 0) for first in range(0, count, size)]
 
-
     def drawn(self, first_step: int, last_step: int) -> tuple[int, ...]:
         """Samples that the steps from `first_step` to before `last_step` use."""
         return ((last_step - first_step) * self.global_batch_size,)

@@ -120,6 +120,7 @@ class GenerationSettings:
     random_background: float = 0.5  # how often a subject with a mask gets another background: plain or noise
     backgrounds: str | None = None  # a folder of pictures that may be one, too
     random_crop: float = 0.5  # how often the edges of a subject's picture are moved
+    variants: int = 0  # backgrounds and crops of a subject, used in turn (for data.features); 0: new in every epoch
     crop_shift: float = 0.1  # by how much of its width and height at most
     min_size: int | None = None  # pixels of the shorter side of what is drawn; null: the model's (paper: 448)
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from emu2_lit.signals import EarlySignals, StopRequested, shielded
+from emu2_lit.signals import EarlySignals, StopRequested
 
 
 @pytest.fixture

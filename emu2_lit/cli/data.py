@@ -1,4 +1,4 @@
-"""`data check`: what is in a file before a run learns from it; `convert`: annotations; `compare`: what runs saw."""
+"""`data check`: what is in a file; `convert`: annotations; `cache`: pictures' features; `compare`: what runs saw."""
 
 import argparse
 import json
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from emu2_lit.cli.recipes import add_recipe
+from emu2_lit.errors import UserError
 from emu2_lit.recipe import DataSection, GenerationSection, PictureSection, SourceSection, TuningSection
 
 OBJECTIVES = get_args(get_type_hints(TuningSection)["objective"])
@@ -34,6 +36,11 @@ def register(commands: argparse._SubParsersAction) -> None:
     convert.add_argument("--captions", type=Path, metavar="FILE", help="COCO's captions (default: made of the names)")
     convert.add_argument("--min-share", type=float, help="of its picture that a box must cover (default 0.01)")
     convert.set_defaults(command=convert_annotations)
+    cache = actions.add_parser("cache", help="what the frozen tower makes of a recipe's pictures, computed once")
+    add_recipe(cache)
+    cache.add_argument("--out", metavar="FOLDER", help="where to (default: data.features, or else features)")
+    cache.add_argument("--processes", type=int, metavar="N", help="at once (default: one for each GPU)")
+    cache.set_defaults(command=cache_features)
     compare = actions.add_parser("compare", help="did two runs see the same samples in the same order?")
     compare.add_argument("runs", nargs=2, metavar="RUN", help="run folder")
     compare.set_defaults(command=compare_batches)
@@ -77,6 +84,20 @@ def convert_annotations(args: argparse.Namespace) -> None:
     print(convert(args.annotations, args.images, args.out, args.captions, share).text(args.out))
 
 
+def cache_features(args: argparse.Namespace) -> None:
+    from emu2_lit.recipe import load, missing_files
+
+    if args.processes is not None and args.processes < 1:
+        raise UserError(f"--processes: {args.processes} is none")
+    out = args.out or load(args.recipe, args.overrides).data.features or "features"
+    recipe = load(args.recipe, [*args.overrides, f"data.features={out}"])
+    if missing := missing_files(recipe):
+        raise UserError("\n".join(f"{args.recipe}: {message}" for message in missing))
+    from emu2_lit.run.cache import cache
+
+    print(cache(recipe, args.processes, _counted).describe())
+
+
 def compare_batches(args: argparse.Namespace) -> int:
     """1 if they differ."""
     from emu2_lit.run.compare import compare_runs
@@ -94,6 +115,21 @@ def _processor(args: argparse.Namespace):
     if not args.tokenizer:
         return Emu2Processor.for_config(config)
     return Emu2Processor.from_sentencepiece(args.tokenizer, config=config, chat=True)
+
+
+def _counted(counts, total: int):
+    """Counts of finished pictures, shown as they come; plain lines where nobody watches a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("pictures {task.completed}/{task.total}"), BarColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task("pictures", total=total)
+        for count in counts:
+            shown.advance(task, count)
+            yield count
+            if not sys.stderr.isatty():
+                print(f"{shown.tasks[task].completed:.0f} of {total} pictures", file=sys.stderr)
 
 
 def _progress(indexes):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from emu2_lit.errors import UserError
 from emu2_lit.model.images import ImageError, image_bytes, load_image, pixel_values
+from emu2_lit.samples.features import as_rows
 from emu2_lit.samples.sample import BadSample, FileSlice, picture_name
 
 _READERS = 4  # threads that read and decode
@@ -21,7 +22,8 @@ _AT_ONCE = 32  # pictures in one pass of the tower
 
 
 class Pictures:
-    """Pooled tower features of pictures, kept in host memory by the pictures' bytes; the longest unused go first.
+    """Pooled tower features of pictures, kept in host memory by the pictures' bytes; the longest unused go first. Where
+    the processor has a store of them, they come from there.
 
     Args:
         model: Emu2ForConditionalGeneration, with or without adapters.
@@ -44,7 +46,12 @@ class Pictures:
         Raises:
             UserError: a picture cannot be read.
         """
-        device = next(self.model.visual.parameters()).device
+        device = next(self.model.parameters()).device
+        if self.processor.features is not None:
+            try:
+                return as_rows(self.processor.features, values, self.n_query).to(device)
+            except BadSample as error:
+                raise UserError(str(error)) from error
         with ThreadPoolExecutor(_READERS) as readers:
             contents = list(readers.map(content, values))
             keys = [_digest(one) for one in contents]

@@ -19,6 +19,7 @@ from emu2_lit.model.placement import Placement
 from emu2_lit.model.weight_files import find_weights, model_folder, read_tensors
 from emu2_lit.model.weight_names import join_biases, published_name
 
+TOWER = "model.visual."  # what names of the visual encoder begin with
 _LISTED = 10  # names of each kind in an error
 
 
@@ -78,6 +79,7 @@ def load_model(
     quantization: str | None = None,
     offload_folder: str | Path | None = None,
     only: str = "",
+    tower: bool = True,
 ) -> nn.Module:
     """Build a model and fill it from files.
 
@@ -90,6 +92,7 @@ def load_model(
         quantization: "nf4" holds the linear layers of the language model's blocks in 4 bits.
         offload_folder: for what goes to "disk"; default a temporary one, removed with the model.
         only: the beginning of the names of what the model takes; all else in the files is passed over.
+        tower: False leaves the visual encoder out: its weights are neither read nor held.
     Returns:
         The model in evaluation mode.
     Raises:
@@ -98,18 +101,25 @@ def load_model(
     config = config or read_config(path)
     with torch.device("meta"):
         model = model_cls(config)
+    if not tower:
+        model.drop_tower()
     if quantization:
         four_bit.quantize_linears(model, quantization, compute_dtype=dtype)
     expected = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    found = {name: tuple(tensor.shape) for name, tensor in iterate_tensors(path) if name.startswith(only)}
+    left_out = () if tower else TOWER
+    found = {name: tuple(t.shape) for name, t in iterate_tensors(path) if _taken(name, only, left_out)}
     check_shapes(path, found, expected)
     placement = Placement(model, device_map or {"": device}, dtype, offload_folder)
     for name, tensor in iterate_tensors(path):
-        if name.startswith(only):
+        if _taken(name, only, left_out):
             placement.put(name, tensor)
     compute_buffers(model, placement.resident_device)
     placement.dispatch()
     return model.eval()
+
+
+def _taken(name: str, only: str, left_out: str | tuple) -> bool:
+    return name.startswith(only) and not name.startswith(left_out)
 
 
 def check_shapes(path: str | Path, found: dict[str, tuple], expected: dict[str, tuple]) -> None:

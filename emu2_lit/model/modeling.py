@@ -96,9 +96,13 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         return self.model.decoder.lm
 
     @property
-    def visual(self) -> Emu2VisionModel:
-        """The visual encoder."""
+    def visual(self) -> Emu2VisionModel | None:
+        """The visual encoder; None where it was dropped."""
         return self.model.visual
+
+    def drop_tower(self) -> None:
+        """Do without the visual encoder: pictures are given as `visual_embeds` and `video_embeds` alone."""
+        self.model.visual = None
 
     def get_input_embeddings(self) -> nn.Module:
         return self.lm.get_input_embeddings()
@@ -121,10 +125,14 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             n_query: visual tokens per picture; default that of stills.
         Returns:
             (images, n_query, visual width). Without gradient where no parameter of the tower trains.
+        Raises:
+            ValueError: the tower was dropped.
         """
         return pool(self._features(pixel_values), n_query or self.config.n_query)
 
     def _features(self, pixel_values: Tensor) -> Tensor:
+        if self.visual is None:
+            raise ValueError("this model holds no tower: give visual_embeds or video_embeds in the place of pixels")
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.visual.parameters())
         with torch.set_grad_enabled(trains):
             return self.visual(pixel_values)
@@ -175,11 +183,11 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
     def _unused_visual_parts(self, embeds: Tensor) -> Tensor | float:
         """Zero times a pass over the visual parts that train, so that a batch without pictures reaches the same
         parameters as one with: other ranks wait for their gradients."""
-        parts = (self.visual, self.project_up)
+        parts = [part for part in (self.visual, self.project_up) if part is not None]
         if not self.in_step and not any(p.requires_grad for part in parts for p in part.parameters()):
             return 0.0
-        size = self.config.vision_config.image_size
-        features = self._features(embeds.new_zeros(1, 3, size, size))
+        size, width = self.config.vision_config.image_size, self.config.vision_config.hidden_size
+        features = self._features(embeds.new_zeros(1, 3, size, size)) if self.visual else embeds.new_zeros(1, width)
         return self.project_up(features.to(self.project_up.weight.dtype)).sum().to(embeds.dtype) * 0.0
 
     # -- passes ----------------------------------------------------------------------------------------------

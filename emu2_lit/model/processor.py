@@ -35,6 +35,7 @@ class Emu2Processor:
         self.tokenizer, self.config = tokenizer, config
         self.n_query, self.v_query = config.n_query, config.v_query
         self.image_size = config.vision_config.image_size
+        self.features: Any = None  # a `FeatureStore` whose rows stand in for the pixels of samples
 
     @classmethod
     def from_sentencepiece(cls, path: str | Path, config: Emu2Config, chat: bool | None = None) -> "Emu2Processor":

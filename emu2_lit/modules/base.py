@@ -14,11 +14,12 @@ from torchmetrics import MeanMetric
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config, Emu2ForConditionalGeneration, Emu2Processor
 from emu2_lit.model.compilation import compile_blocks
-from emu2_lit.model.loading import iterate_tensors, load_model
+from emu2_lit.model.loading import TOWER, iterate_tensors, load_model
 from emu2_lit.model.lora import apply_lora, load_adapter, merge_adapters, target_part
 from emu2_lit.model.objective import IGNORE
-from emu2_lit.model.parts import check_parts, freeze, part_of, tuning_mode
+from emu2_lit.model.parts import PARTS, check_parts, freeze, part_of, tuning_mode
 from emu2_lit.model.streaming import Stream, drawn_tensors, empty_model, grown
+from emu2_lit.model.tower import Emu2Tower
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import apply_settings, make_optimizer, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
@@ -42,6 +43,7 @@ class TuningModule(LightningModule):
         config: of the weights, where their folder or file has none (native files).
         merged_adapters: PEFT folders that are folded into the weights before anything else.
         adapter: a PEFT folder to go on from.
+        tower: False trains without the visual encoder: pictures come as features, which a `FeatureStore` holds.
         seed: of random weights and of the generators, which are set anew before every micro-batch.
     """
 
@@ -65,6 +67,7 @@ class TuningModule(LightningModule):
         dtype: torch.dtype | None = None,
         quantization: str | None = None,
         compiled: bool = False,
+        tower: bool = True,
         seed: int = 0,
     ):
         super().__init__()
@@ -83,6 +86,7 @@ class TuningModule(LightningModule):
         self.weights_dtype = dtype
         self.quantization = quantization
         self.compiled = compiled
+        self.tower = tower
         self.seed = seed
         self._window_losses: dict[str, Tensor] = {}
         self.validation_losses = nn.ModuleDict({kind: MeanMetric() for kind in self.kinds})
@@ -98,6 +102,12 @@ class TuningModule(LightningModule):
                     f"tuning.lora.targets: {target} belongs to `{target_part(target)}`, which tuning.frozen lists; "
                     "take it out of one of them"
                 )
+        trained = (target_part(target) for target in self.lora.targets) if self.lora else {*PARTS} - {*self.frozen}
+        if not self.tower and "visual" in trained:
+            raise UserError(
+                "data.features: the tower trains, so what it makes of pictures changes; put visual into tuning.frozen "
+                "and no target in the tower, or remove data.features"
+            )
         if self.quantization and not self.lora:
             raise UserError("model.quantization: quantised weights cannot be tuned in full; set tuning.method: lora")
 
@@ -107,6 +117,8 @@ class TuningModule(LightningModule):
         if self.model is not None:
             return
         model = self._build() if self.device_mesh is None else self._build_empty()
+        if not self.tower:
+            model.drop_tower()
         if self.processor is None:
             self.processor = Emu2Processor.for_config(model.config)
         if self.needs_role_tokens and not self.processor.tokenizer.chat:
@@ -140,6 +152,7 @@ class TuningModule(LightningModule):
         return load_model(
             Emu2ForConditionalGeneration, self.source, config=self.config, dtype=self.weights_dtype,
             quantization=self.quantization, device=self.trainer.strategy.root_device if self._trainer else "cpu",
+            tower=self.tower,
         )  # fmt: skip
 
     def _build_empty(self) -> Emu2ForConditionalGeneration:
@@ -163,7 +176,19 @@ class TuningModule(LightningModule):
             tensors = drawn_tensors(self.source, seed, partial(own_piece, mesh=self.device_mesh))
         else:
             tensors = iterate_tensors(self.source)
+        if not self.tower:
+            tensors = (one for one in tensors if not one[0].startswith(TOWER))
         return grown(tensors, model.config.text_config.vocab_size)
+
+    def build_tower(self, device: str | torch.device = "cpu") -> Emu2Tower:
+        """The tower alone; the language model is not even read."""
+        if isinstance(self.source, Emu2ForConditionalGeneration | Emu2Config):
+            tower = Emu2Tower(self.source if isinstance(self.source, Emu2Config) else self.source.config)
+            tower.model.visual = self._build().visual
+            return tower.to(device)
+        return load_model(
+            Emu2Tower, self.source, config=self.config, dtype=self.weights_dtype, device=device, only=TOWER
+        )
 
     def _with_adapters(self, model: Emu2ForConditionalGeneration, new_tokens: list[int]) -> nn.Module:
         if self.adapter:

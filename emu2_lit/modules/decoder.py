@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from emu2_lit.errors import UserError
-from emu2_lit.model import Emu2Config, Emu2DecoderConfig, Emu2VisualDecoder
+from emu2_lit.model import Emu2DecoderConfig, Emu2VisualDecoder
 from emu2_lit.model.detokenizer import Emu2Detokenizer, reconstruct
-from emu2_lit.model.loading import load_model
-from emu2_lit.model.modeling import Emu2ForConditionalGeneration
-from emu2_lit.model.tower import PREFIX, Emu2Tower
 from emu2_lit.modules.base import TuningModule
 from emu2_lit.samples.seeding import hash_seed
 
@@ -120,19 +117,9 @@ class DecoderTuning(DrawingTuning):
         self.noise_offset, self.condition_drop, self.new_conditions = noise_offset, condition_drop, new_conditions
 
     def _network(self) -> Emu2Detokenizer:
-        tower = self._tower()
+        tower = self.build_tower(self._home)
         decoder = self._decoder(tower.config.vision_config.hidden_size if self.new_conditions else None)
         return Emu2Detokenizer(tower, decoder, self.noise_offset, self.condition_drop)
-
-    def _tower(self) -> Emu2Tower:
-        """The tower alone; the language model is not even read."""
-        if isinstance(self.source, Emu2ForConditionalGeneration | Emu2Config):
-            tower = Emu2Tower(self.source if isinstance(self.source, Emu2Config) else self.source.config)
-            tower.model.visual = self._build().visual
-            return tower
-        return load_model(
-            Emu2Tower, self.source, config=self.config, dtype=self.weights_dtype, device=self._home, only=PREFIX
-        )
 
     def loss(self, pixel_values: Tensor, target_pixels: Tensor, sizes: Tensor) -> Tensor:
         return self.model(pixel_values, target_pixels, sizes)

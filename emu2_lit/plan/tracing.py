@@ -55,8 +55,7 @@ def trace(
         recorder.begin("inputs")
         for tensor in batch.values():
             recorder.count(tensor)
-        if shape := workload.pixels(config):
-            batch["pixel_values"] = torch.empty(shape)
+        batch |= {name: torch.empty(shape) for name, shape in workload.pictures(config).items()}
         with torch.autocast("cpu", autocast, enabled=autocast is not None):
             losses = module.losses(batch)
             loss = sum(module.loss_weight(kind) * loss for kind, (loss, _) in losses.items())
@@ -79,9 +78,10 @@ def _masked_dropout(module: nn.Dropout, x: Tensor) -> Tensor:
 
 def _watch(model: nn.Module, recorder: StepRecorder) -> None:
     """Begin a phase wherever a block starts, in both directions."""
-    tower = next(m for name, m in model.named_modules() if name.endswith("model.visual"))
+    tower = next((m for name, m in model.named_modules() if name.endswith("model.visual")), None)
     layers = next(m for name, m in model.named_modules() if name.endswith("decoder.lm.model")).layers
-    _watch_blocks(tower.blocks, TOWER, recorder, after="inputs of the LM", before="the patches")
+    if tower is not None:
+        _watch_blocks(tower.blocks, TOWER, recorder, after="inputs of the LM", before="the patches")
     _watch_blocks(layers, LM, recorder, after="loss", before="the LM's inputs")
 
 

@@ -23,6 +23,7 @@ class Workload:
         learned: text tokens of each sample that are learned; None: all of its text.
         padded: one row is a token shorter than the others, so that attention needs a mask.
         regressed: pictures of each sample that are targets, its last ones; None: no picture is ever one.
+        cached: pictures come as features, without the tower.
     """
 
     samples: int
@@ -31,6 +32,7 @@ class Workload:
     learned: int | None = None
     padded: bool = True
     regressed: int | None = None
+    cached: bool = False
 
     @property
     def tokens(self) -> int:
@@ -65,7 +67,9 @@ class Workload:
             batch["visual_targets_mask"] = mask
         return batch
 
-    def pixels(self, config: Emu2Config) -> tuple[int, int, int, int] | None:
-        """The shape of the pictures; None where there are none."""
-        size = config.vision_config.image_size
-        return (self.samples * self.images, 3, size, size) if self.images else None
+    def pictures(self, config: Emu2Config) -> dict[str, tuple[int, ...]]:
+        """The shape of the pictures, by the name in the batch; empty where there are none."""
+        size, count = config.vision_config.image_size, self.samples * self.images
+        if self.cached:
+            return {"visual_embeds": (count, config.n_query, config.vision_config.hidden_size)} if count else {}
+        return {"pixel_values": (count, 3, size, size)} if count else {}

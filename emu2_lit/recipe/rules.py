@@ -15,7 +15,8 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
     rules = (
-        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _step_rules, _drawing_rules, _resume_rules,
+        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _feature_rules, _step_rules, _drawing_rules,
+        _resume_rules,
     )  # fmt: skip
     return [message for rule in rules for message in rule(recipe)]
 
@@ -96,6 +97,23 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
             f"data.global_batch_size: {data.global_batch_size} is not a multiple of"
             f" data.micro_batch_size={data.micro_batch_size}"
         )
+
+
+def _feature_rules(recipe: Recipe) -> Iterator[str]:
+    """What cannot do without the tower; that it must not train is the module's to say."""
+    if not recipe.data.features:
+        return
+    varied = recipe.data.generation
+    if recipe.tuning.objective in ("decoder", "autoencoder"):
+        yield f"data.features: objective {recipe.tuning.objective} cuts pictures anew; remove data.features"
+    new_pictures = not varied.variants and (varied.random_background or varied.random_crop)
+    if recipe.tuning.objective == "generation" and new_pictures:
+        yield (
+            "data.features: backgrounds and crops of subjects are new in every epoch; give data.generation.variants, "
+            "such as 4, or set random_background and random_crop to 0"
+        )
+    if recipe.callbacks.drawings:
+        yield "callbacks.drawings: drawing needs the tower, which data.features leaves out; set callbacks.drawings=null"
 
 
 def _type_rules(recipe: Recipe) -> Iterator[str]:

@@ -65,6 +65,7 @@ class DataSection:
     """What it learns from, and in which portions."""
 
     prepare: Literal["digits", "episodes", "drawings"] | None = None  # data that are made on the spot, before the run
+    features: str | None = None  # what `data cache` has written: trains without the tower; null: pictures live
     folder: str = "data"  # where `prepare` writes
     sources: list[SourceSection] = field(default_factory=list)  # training data
     validation: list[SourceSection] = field(default_factory=list)  # held-out data, in fixed order
@@ -257,6 +258,7 @@ RANGES = {  # least and greatest legal number, where a type cannot say it; the i
     "data.types.weight": (0, INFINITY),
     **{f"data.generation.{key}": (0, 1) for key in ("drop_phrase", "drop_box", "drop_object", "inline")},
     **{f"data.generation.{key}": (0, 1) for key in ("random_background", "random_crop")},
+    "data.generation.variants": (0, INFINITY),
     "data.generation.crop_shift": (0, 0.45),
     "data.generation.max_subjects": (0, INFINITY),
     "data.generation.min_size": (1, INFINITY),

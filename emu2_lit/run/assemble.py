@@ -28,6 +28,7 @@ from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
 from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
 from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
+from emu2_lit.run.features import open_features
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.strategies import AtomicCheckpointIO, check_devices, cluster_environment
 from emu2_lit.strategies.choose import build_strategy
@@ -40,7 +41,10 @@ _PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes, "drawings":
 
 def build_origin(recipe: Recipe) -> Origin:
     """Weights, configuration and processor of a recipe."""
-    return resolve(recipe.model, roles=OBJECTIVES[recipe.tuning.objective].needs_role_tokens)
+    origin = resolve(recipe.model, roles=OBJECTIVES[recipe.tuning.objective].needs_role_tokens)
+    if recipe.data.features:
+        origin.processor.features = open_features(recipe, origin)
+    return origin
 
 
 def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
@@ -60,6 +64,7 @@ def build_module(recipe: Recipe, origin: Origin) -> TuningModule:
         dtype=getattr(torch, recipe.model.dtype),
         quantization=recipe.model.quantization,
         compiled=recipe.trainer.compile,
+        tower=recipe.data.features is None,
         seed=recipe.run.seed,
         **_of_objective(recipe),
     )
@@ -160,7 +165,7 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
 def _measuring(recipe: Recipe, folder: Path) -> list[Callback]:
     """Benchmarks that ask, benchmarks that draw, and drawings to look at."""
     wanted, drawings = recipe.evaluation, recipe.callbacks.drawings
-    opened = [open_benchmark(one.name, one.path, one.split, one.limit) for one in wanted.benchmarks]
+    opened = open_benchmarks(recipe)
     drawn = [one for one in opened if isinstance(one, DrawingBenchmark)]
     asked = [one for one in opened if not isinstance(one, DrawingBenchmark)]
     if drawn and not recipe.model.decoder:
@@ -178,6 +183,14 @@ def _measuring(recipe: Recipe, folder: Path) -> list[Callback]:
             watch.GenerationSamples(prompts, decoder, recipe.drawing, drawings.every_n_steps, run_dir=folder)
         )  # fmt: skip
     return built
+
+
+def open_benchmarks(recipe: Recipe) -> list[Any]:
+    """Those of the recipe. Raises UserError where they draw, which needs the tower, and the run leaves it out."""
+    opened = [open_benchmark(one.name, one.path, one.split, one.limit) for one in recipe.evaluation.benchmarks]
+    if recipe.data.features and any(isinstance(one, DrawingBenchmark) for one in opened):
+        raise UserError("evaluation.benchmarks: drawing needs the tower, which data.features leaves out; remove one")
+    return opened
 
 
 def _prompt_part(part: PromptPartSection) -> Any:

@@ -202,6 +202,8 @@ def save_result(
         save_adapter(module.model, target, base, state)
         module.processor.save_pretrained(target)
     else:
+        if not module.tower:
+            state = (state or module.model.state_dict()) | module.build_tower().state_dict()
         dtype = getattr(torch, recipe.model.dtype)
         module.model.save_pretrained(target, processor=module.processor, dtype=dtype, state_dict=state)
 

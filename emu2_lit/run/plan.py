@@ -19,12 +19,11 @@ from emu2_lit.modules import OBJECTIVES, TuningModule
 from emu2_lit.plan import Advice, Layout, Plan, Workload
 from emu2_lit.recipe.schema import ModelSection, Preset, Recipe
 from emu2_lit.run.assemble import build_module, draws
+from emu2_lit.run.features import MIXED, TRUE
 from emu2_lit.run.origin import Origin, resolve
 from emu2_lit.weights import PRETRAINED
 
 ADVICE = 3  # changes that are named
-_MIXED = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
-_TRUE = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -117,15 +116,15 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
     devices = given.devices or _devices(recipe)
     strategy, precision = given.strategy or recipe.trainer.strategy, recipe.trainer.precision
     optimizer = given.optimizer or recipe.optimizer.name
-    autocast = _MIXED.get(precision)
+    autocast = MIXED.get(precision)
     module = _module(recipe, planning.shortened(config))
-    if precision in _TRUE:
-        module.model.to(_TRUE[precision])
+    if precision in TRUE:
+        module.model.to(TRUE[precision])
     if OBJECTIVES[recipe.tuning.objective].needs_role_tokens:
         config = config.with_role_tokens()
     layout = Layout(
         planning.measure(module.model, config), strategy, devices, recipe.trainer.num_nodes, optimizer,
-        compute_width=(autocast or _TRUE.get(precision) or torch.float32).itemsize,
+        compute_width=(autocast or TRUE.get(precision) or torch.float32).itemsize,
     )  # fmt: skip
     if layout.casts and autocast:
         module.model.to(autocast)
@@ -222,7 +221,7 @@ def _workload(recipe: Recipe, config: Emu2Config, images: int | None, devices: i
         images = min(most, (data.max_length - 2) // (config.n_query + 2))
     samples = min(data.micro_batch_size, max(1, _samples(recipe)[1] // devices))
     regressed = {"unified": images, "generation": min(images, 1)}.get(objective)
-    return Workload(samples, data.max_length, images, regressed=regressed)
+    return Workload(samples, data.max_length, images, regressed=regressed, cached=bool(data.features))
 
 
 Change = tuple[str, tuple[Recipe, Circumstances]]

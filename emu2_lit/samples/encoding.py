@@ -16,7 +16,12 @@ from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
 from emu2_lit.model.subjects import subject_segments
 from emu2_lit.model.video import read_frames
+from emu2_lit.samples.features import as_rows
 from emu2_lit.samples.sample import BadSample, DrawnPicture, FileSlice, Part, Sample, SizedPicture, Video, picture_name
+
+# What pictures are called as pixels and as features, and the processor's name of their visual tokens
+STILLS, FRAMES = ("pixel_values", "visual_embeds", "n_query"), ("video_pixel_values", "video_embeds", "v_query")
+VISUALS = (*STILLS[:2], *FRAMES[:2])
 
 
 @dataclass
@@ -25,7 +30,9 @@ class Encoded:
 
     input_ids: (T,) int64, BOS first. labels: (T,) int64, aligned with input_ids, -100 where not learned.
     visual_targets_mask: (T,) bool, true at the slots of pictures and frames whose embedding is to be regressed.
-    pixel_values: (images, 3, S, S) uint8, video_pixel_values: (frames, 3, S, S) uint8, or None.
+    pixel_values: (images, 3, S, S) uint8, video_pixel_values: (frames, 3, S, S) uint8, or None. In their places, where
+        the processor has a store of features, visual_embeds: (images, n_query, width), video_embeds: (frames, v_query,
+        width).
     target_pixels: (targets, 3, P, P) in -1..1, what the visual decoder is to draw, and sizes: (targets, 6) float32, of
         these pictures, see SizedPicture; or None.
     dropped_tokens: tokens of trailing turns that did not fit.
@@ -40,6 +47,8 @@ class Encoded:
     source: str
     target_pixels: Tensor | None = None
     sizes: Tensor | None = None
+    visual_embeds: Tensor | None = None
+    video_embeds: Tensor | None = None
     dropped_tokens: int = 0
 
 
@@ -101,10 +110,10 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         input_ids=input_ids,
         labels=torch.where(learned & ~visual, input_ids, IGNORE),
         visual_targets_mask=learned & visual,
-        pixel_values=_pixels(_images(sample), int(slots.sum()) // processor.n_query, processor.image_size),
-        video_pixel_values=_pixels(_frames(sample), int(frames.sum()) // processor.v_query, processor.image_size),
         sample_id=sample.id,
         source=sample.source,
+        **_seen(images_of(sample), int(slots.sum()), processor, STILLS),
+        **_seen(frames_of(sample), int(frames.sum()), processor, FRAMES),
         **_targets(sample),
         dropped_tokens=len(ids) - length,
     )
@@ -131,7 +140,7 @@ def _fitting_length(ids: list[int], eos_id: int, max_length: int | None, may_cut
     return ends[-1]
 
 
-def _images(sample: Sample) -> Iterator[Any]:
+def images_of(sample: Sample) -> Iterator[Any]:
     for part in sample.parts:
         if part.kind == "image":
             yield part.value
@@ -139,7 +148,7 @@ def _images(sample: Sample) -> Iterator[Any]:
             yield from part.value.pictures
 
 
-def _frames(sample: Sample) -> Iterator[Any]:
+def frames_of(sample: Sample) -> Iterator[Any]:
     for part in sample.parts:
         if part.kind == "video":
             yield from read_video(part.value)
@@ -180,8 +189,14 @@ def _targets(sample: Sample) -> dict[str, Tensor]:
     }
 
 
-def _pixels(pictures: Iterator[Any], count: int, size: int) -> Tensor | None:
-    """The first `count` pictures, stacked; the rest belongs to dropped turns and is not even read."""
-    if not count:
-        return None
-    return torch.stack([square_pixels(read_picture(value), size) for value in islice(pictures, count)])
+def _seen(pictures: Iterator[Any], slots: int, processor: Any, names: tuple[str, str, str]) -> dict[str, Tensor]:
+    """The first pictures that fill the slots, stacked: as pixels or, where the processor has them, as features; the
+    rest belongs to dropped turns and is not even read."""
+    pixels, embeds, tokens = names
+    n_query = getattr(processor, tokens)
+    shown = list(islice(pictures, slots // n_query))
+    if not shown:
+        return {pixels: None}
+    if processor.features is not None:
+        return {pixels: None, embeds: as_rows(processor.features, shown, n_query)}
+    return {pixels: torch.stack([square_pixels(read_picture(value), processor.image_size) for value in shown])}
