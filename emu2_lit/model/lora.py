@@ -68,8 +68,9 @@ def _draw_again(model: PeftModel) -> None:
             for pair in (layer.lora_A, layer.lora_B):
                 pair[name] = nn.Linear(pair[name].in_features, pair[name].out_features, bias=False)
             layer.reset_lora_parameters(name, True)
-            for pair in (layer.lora_A, layer.lora_B):
-                pair[name].to(layer.get_base_layer().weight.dtype)
+            if (weight := layer.get_base_layer().weight).is_floating_point():  # quantised weights have bytes
+                for pair in (layer.lora_A, layer.lora_B):
+                    pair[name].to(weight.dtype)
 
 
 def save_adapter(
