@@ -78,7 +78,7 @@ def measure(recipe: Recipe, config: Emu2Config, load: Workload, device: torch.de
     module.to(device)
     grown = config.with_role_tokens()
     batch = {name: tensor.to(device) for name, tensor in load.batch(grown).items()}
-    batch["pixel_values"] = torch.zeros(load.pixels(grown), dtype=torch.uint8, device=device)
+    batch |= {n: torch.zeros(shape, dtype=torch.uint8, device=device) for n, shape in load.pictures(grown).items()}
     optimizer = make_optimizer(module.model, recipe.optimizer)
 
     def step() -> None:

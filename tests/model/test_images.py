@@ -168,7 +168,7 @@ def test_damaged_files_give_a_picture_or_an_image_error(form):
     ("source", "reason"),
     [
         ("nowhere.png", "nowhere.png: no such file"),
-        (".", "cannot be read"),
+        (".", "not a file"),
         ("a\0b.png", "no path of a file"),
         (b"", "picture: not a picture"),
         (b"<html>404</html>", "picture: not a picture in a known format"),

@@ -60,8 +60,7 @@ def steps(case: Case, load: Workload) -> tuple[TuningModule, dict, Callable[[], 
     module = case.module(Emu2Config.preset(case.preset), Emu2Processor.for_config(case.config))
     module.configure_model()
     batch = load.batch(case.config)
-    if shape := load.pixels(case.config):
-        batch["pixel_values"] = torch.randn(shape)
+    batch |= {name: torch.randn(shape) for name, shape in load.pictures(case.config).items()}
     optimizer = torch.optim.AdamW([parameter for parameter in module.parameters() if parameter.requires_grad])
 
     def forward() -> torch.Tensor:

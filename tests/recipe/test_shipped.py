@@ -26,7 +26,7 @@ def test_loads(name):
 @pytest.mark.parametrize("name", SHIPPED)
 def test_header_says_how_to_run_it_and_where(name):
     assert len(catalog.description(name)) > 20
-    commands = (f"fit {name}", f"evaluate {name}", "make quickstart")
+    commands = (f"fit {name}", f"submit {name}", f"evaluate {name}", "make quickstart")
     assert any(command in line for line in catalog.commands(name) for command in commands)
     assert catalog.hardware(name)
 
