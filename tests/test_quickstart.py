@@ -32,3 +32,15 @@ def test_examples_teach_the_names_of_unseen_classes(tmp_path):
     scores = [summary[f"in_context/fast_binding_2way/shots_{shots}"] for shots in (0, 1, 2, 4)]
     assert 0.46 < scores[0] < 0.54 and scores[1] >= 0.75 and scores[3] >= 0.90
     assert summary["in_context_base/fast_binding_2way/shots_4"] >= 0.90
+
+
+@pytest.mark.long
+def test_the_generation_quickstart_draws_what_it_is_told(tmp_path):
+    """At least 0.90 of the texts and 0.85 of the boxes, by a judge that knows real digits; seeds differ."""
+    subprocess.run([sys.executable, "-m", "emu2_lit", "fit", "quickstart/generation"], cwd=tmp_path, check=True)
+    folder = tmp_path / "runs" / "quickstart" / "generation"
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["generation/judge_accuracy"] >= 0.95
+    assert summary["generation/text_accuracy"] >= 0.90 and summary["generation/box_accuracy"] >= 0.85
+    assert summary["generation/relative_diversity"] >= 0.2
+    assert len(list((folder / "drawings").rglob("*.png"))) >= 400
