@@ -21,6 +21,11 @@ FEW_STEPS = [
     "model.dtype=float32",
 ]  # fmt: skip
 
+FEW_DRAWINGS = [
+    "trainer.max_steps=2", "data.types.0.batch_size=2", "data.types.1.batch_size=2", "data.micro_batch_size=2",
+    "data.validation_limit=4", "evaluation.benchmarks.0.limit=2", "drawing.steps=2",
+]  # fmt: skip
+
 CLUSTER = ("submit", "status", "stop")  # tests/slurm runs them on a SLURM
 
 INSTANCES = {  # a COCO file about the stranger's photo
@@ -79,9 +84,10 @@ def in_order(lines: list[list[str]]) -> list[list[str]]:
     return sorted(lines, key=lambda words: words[1] != "weights")
 
 
-def test_every_command_runs(stranger, capsys, episodes):
+def test_every_command_runs(stranger, capsys, episodes, drawings):
     prepare(stranger / "data" / "digits")
     (stranger / "data" / "episodes").symlink_to(episodes)
+    (stranger / "data" / "drawings").symlink_to(drawings)
     question = json.loads(re.findall(r"```json\n(.*?)```", README, re.DOTALL)[1])
     questions = [question]
     for number in range(2, 8):
@@ -93,6 +99,7 @@ def test_every_command_runs(stranger, capsys, episodes):
     assert {words[1] for words in lines} == {"chat", "data", "fit", "weights", "export", "evaluate", "plan", *CLUSTER}
     for words in in_order(lines):
         few = FEW_STEPS + ["evaluation.benchmarks.0.limit=20"] * ("quickstart/in_context" in words)
+        few = FEW_DRAWINGS if "quickstart/generation" in words else few
         arguments = words[1:] + {"fit": few, "evaluate": ["evaluation.num_beams=1"]}.get(words[1], [])
         arguments += ["--dry-run"] * (words[1] == "submit")
         assert main(arguments) == (2 if words[1] == "stop" else 0), (words, capsys.readouterr())  # the run has ended
