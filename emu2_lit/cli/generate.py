@@ -1,6 +1,7 @@
 """`generate`: draw pictures of a prompt."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,12 +34,12 @@ def register(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--box", metavar="X1,Y1,X2,Y2", help="where it is to stand: pixels of a 448x448 canvas, or 0..1", **pieces
     )
-    command.add_argument("--decoder", metavar="FOLDER", help="Emu2-Gen's folder or native file; default RUN")
+    command.add_argument("--decoder", metavar="FOLDER", help="Emu2-Gen's folder or file (default: the run's, or RUN)")
     command.add_argument("--out", metavar="FILE", default="out.png", help="out.png; of several out_0.png, out_1.png")
     command.add_argument("-n", "--count", type=positive, default=1, help="how many pictures (default 1)")
     command.add_argument("--seed", type=int, default=0, help="of the first picture; the next ones count up (default 0)")
-    command.add_argument("--guidance", type=float, default=3.0, help="1 is none (default 3)")
-    command.add_argument("--steps", type=positive, default=50, help="of denoising (default 50)")
+    command.add_argument("--guidance", type=float, help="1 is none (default: the run's, or 3)")
+    command.add_argument("--steps", type=positive, help="of denoising (default: the run's, or 50)")
     command.add_argument("--height", type=positive, help="pixels; default the decoder's own, as published 1024")
     command.add_argument("--width", type=positive, help="likewise")
     command.add_argument("--offload", action="store_true", help="weights wait in main memory, and visit the device")
@@ -50,13 +51,18 @@ def register(commands: argparse._SubParsersAction) -> None:
 
 
 def generate(args: argparse.Namespace) -> None:
-    from emu2_lit.settings import DrawingSettings
+    from emu2_lit.run.decoder import drawing_of
 
     prompt = prompt_of(args.prompt)
     if Path(args.out).suffix.lower() not in PICTURES:
         raise UserError(f"--out {args.out}: give a picture's name, ending in one of {', '.join(PICTURES)}")
-    drawing = DrawingSettings(args.guidance, args.steps, args.height, args.width, args.count, args.seed)
-    pictures = _load(args).generate(prompt, drawing)
+    decoder, usual = drawing_of(args.run)
+    drawing = replace(
+        usual, guidance_scale=usual.guidance_scale if args.guidance is None else args.guidance,
+        steps=args.steps or usual.steps, height=args.height or usual.height, width=args.width or usual.width,
+        images_per_prompt=args.count, seed=args.seed,
+    )  # fmt: skip
+    pictures = _load(args, args.decoder or decoder).generate(prompt, drawing)
     for path, picture in zip(_names(Path(args.out), len(pictures)), pictures, strict=True):
         _write(picture, path)
         print(path)
@@ -117,7 +123,7 @@ def _corners(text: str) -> tuple[float, ...]:
     return tuple(number / scale for number in numbers)
 
 
-def _load(args: argparse.Namespace) -> "Emu2Generator":
+def _load(args: argparse.Namespace, draws: str | None) -> "Emu2Generator":
     import torch
 
     from emu2_lit.model import Emu2Generator
@@ -125,7 +131,7 @@ def _load(args: argparse.Namespace) -> "Emu2Generator":
 
     device = args.device or ("cuda:0" if torch.cuda.is_available() else "cpu")
     home = "cpu" if args.offload else device
-    decoder = _decoder(args, home)
+    decoder = _decoder(args, draws, home)
     place = device if args.quantization else home
     model, processor = load_run(args.run, quantization=args.quantization, device_map={"": place}, **chosen(args))
     generator = Emu2Generator(model, processor, decoder)
@@ -134,16 +140,18 @@ def _load(args: argparse.Namespace) -> "Emu2Generator":
     return generator
 
 
-def _decoder(args: argparse.Namespace, device: str) -> "Emu2VisualDecoder":
+def _decoder(args: argparse.Namespace, draws: str | None, device: str) -> "Emu2VisualDecoder":
     """First, for it is the smaller part, and mistakes show soon."""
     from emu2_lit.run.decoder import open_decoder
     from emu2_lit.weights import local_folder
 
-    name = args.decoder or args.run
-    path = Path(name) if Path(name).exists() else local_folder(name)
-    if args.decoder is None and path.is_dir() and not (path / "unet").is_dir():
-        raise UserError(f"{path}: has no visual decoder of its own; give one with --decoder, such as Emu2-Gen's folder")
-    return open_decoder(str(path), device=device, safety_checker=False if args.no_safety_checker else None)
+    if draws is None:
+        path = Path(args.run) if Path(args.run).exists() else local_folder(args.run)
+        if path.is_dir() and not (path / "unet").is_dir():
+            raise UserError(f"{path}: has no visual decoder of its own; give one with --decoder, such as Emu2-Gen's "
+                            "folder")  # fmt: skip
+        draws = str(path)
+    return open_decoder(draws, device=device, safety_checker=False if args.no_safety_checker else None)
 
 
 def _names(out: Path, count: int) -> list[Path]:

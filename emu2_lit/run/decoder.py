@@ -4,11 +4,22 @@ from pathlib import Path
 
 import torch
 
+from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2DecoderConfig, Emu2VisualDecoder
 from emu2_lit.model.decoder_config import DECODER_PRESETS
 from emu2_lit.model.decoder_files import read_decoder_config
+from emu2_lit.settings import DrawingSettings
 from emu2_lit.weights import local_folder
+
+
+def drawing_of(run: str | Path) -> tuple[str | None, DrawingSettings]:
+    """What a run's recipe draws with, and how; nothing, and the paper's values, for anything that is no run."""
+    file = Path(run) / "recipe.yaml"
+    if not file.is_file():
+        return None, DrawingSettings()
+    recipe = recipes.load(file)
+    return recipe.model.decoder, recipe.drawing
 
 
 def find_decoder(name: str | None) -> Path | Emu2DecoderConfig:

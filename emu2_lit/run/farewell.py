@@ -15,12 +15,15 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
         lines += [f"  {answer}" for answer in _answers(folder / "answers.jsonl")]
     if "stopped_because" in summary:
         lines.append(f"Stopped at step {summary['steps']}: {summary['stopped_because']}")
-    lines += _in_context(summary)
+    lines += _compared("In context", "in_context", summary)
+    lines += _compared("Drawings", "generation", summary)
     lines.append(f"Result: {summary['result']}")
     lines.append(f"  see     {folder / 'report.html'}")
     lines.append(f"  curves  tensorboard --logdir {folder}")
     if "val/exact_match" in summary:
         lines.append(f"  talk    emu2-lit chat {folder}")
+    if any(name.startswith("generation/") for name in summary):
+        lines.append(f"  draw    emu2-lit generate {folder} --prompt TEXT")
     if (folder / "model" / "unet").is_dir():
         lines.append(f"  draw    emu2-lit generate MODEL --image PICTURE.png --decoder {folder / 'model'}")
     else:
@@ -28,14 +31,14 @@ def farewell(folder: Path, summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _in_context(summary: dict[str, Any]) -> list[str]:
-    """Few-shot scores, before and after."""
-    names = [name for name in summary if name.startswith("in_context/")]
-    lines = ["In context, before and after tuning:"] if names else []
+def _compared(title: str, kind: str, summary: dict[str, Any]) -> list[str]:
+    """Figures of one kind, before and after."""
+    names = [name for name in summary if name.startswith(f"{kind}/")]
+    lines = [f"{title}, before and after tuning:"] if names else []
     for name in names:
-        base = summary.get(name.replace("in_context", "in_context_base", 1))
+        base = summary.get(name.replace(kind, f"{kind}_base", 1))
         before = "?" if base is None else f"{base:.3f}"
-        lines.append(f"  {name.removeprefix('in_context/')}: {before} -> {summary[name]:.3f}")
+        lines.append(f"  {name.removeprefix(f'{kind}/')}: {before} -> {summary[name]:.3f}")
     return lines
 
 

@@ -1,5 +1,6 @@
 """`generate`: a prompt to files of pictures."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from emu2_lit import recipe as recipes
 from emu2_lit.cli.generate import prompt_of
 from emu2_lit.model import Emu2DecoderConfig, Emu2Generator, Emu2VisualDecoder, Subject
 from emu2_lit.model.box_picture import box_picture
@@ -64,6 +66,19 @@ def test_a_folder_of_emu2_gen_has_both(emu2_lit, tmp_path, picture):
     )
     assert Image.open("out.png").size == Image.open("edited.png").size == (128, 128)
     assert Image.open("out.png").tobytes() != Image.open("edited.png").tobytes()
+
+
+def test_a_run_draws_as_its_recipe_says(emu2_lit, adapter, decoder, weights, tmp_path):
+    run = tmp_path / "run"
+    drawn = [f"model.decoder={decoder}", "drawing.steps=2", "drawing.guidance_scale=1.0"]
+    recipe = recipes.load("quickstart/generation", [f"model.weights={weights}", *drawn])
+    recipes.save(recipe, run / "recipe.yaml")
+    shutil.copytree(adapter, run / "adapter")
+    asked = ["--prompt", "a dog"]
+    assert emu2_lit("generate", run, *asked)[0] == 0
+    said = [*asked, "--decoder", decoder, "--steps", "2", "--guidance", "1", "--out", "said.png"]
+    assert emu2_lit("generate", run / "adapter", *said)[0] == 0
+    assert Image.open("out.png").tobytes() == Image.open("said.png").tobytes()
 
 
 def test_a_thing_in_a_box(emu2_lit, adapter, decoder, picture):
