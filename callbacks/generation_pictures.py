@@ -27,7 +27,7 @@ def tasks_sheet(tasks: Sequence[DrawingTask], drawn: Callable[[DrawingTask], lis
     """One row for each of `limit` tasks, evenly spread: the pictures of its prompt, then what was drawn."""
     count = min(limit, len(tasks))
     chosen = [tasks[place * len(tasks) // count] for place in range(count)]
-    return sheet([[*shown(task.prompt), *((one, "") for one in drawn(task))][:_WIDEST] for task in chosen])
+    return sheet([[*shown(task.prompt), *((one, "drawn") for one in drawn(task))][:_WIDEST] for task in chosen])
 
 
 def shown(prompt: Sequence[Any]) -> list[Captioned]:

@@ -53,7 +53,8 @@ def _draw_cell(sheet: Image.Image, draw: ImageDraw.ImageDraw, font, cell: Cell, 
     if cell.image is not None:
         picture = fit_picture(cell.image, side)
         sheet.paste(picture, (left + (side - picture.width) // 2, top + (side - picture.height) // 2))
-    draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#d1d5db")
+    if cell.image is not None or cell.question:  # else it only fills a row
+        draw.rectangle((left - 1, top - 1, left + side, top + side), outline="#d1d5db")
     y = top + side + 6
     verdict = _GREEN if cell.correct else _RED
     expected = f"expected: {cell.answer}" if cell.correct is not None else cell.answer
