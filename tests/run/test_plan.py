@@ -117,6 +117,10 @@ def test_limits_of_control_groups(tmp_path):
 
 
 def test_table():
-    lora, quick = rows((1, 8), ["chat/lora", "quickstart/caption", "evaluate/few_shot"])
+    lora, divided, quick, quantised = rows(
+        (1, 8), ["chat/lora", "chat/lora_fsdp", "quickstart/caption", "chat/qlora", "evaluate/few_shot"]
+    )
+    assert divided["bytes"] == lora["bytes"], "whatever devices a recipe asks for"
+    assert quantised["bytes"][0] < 40 * GIB and quantised["bytes"][1] is None
     assert lora["bytes"][0] > 70 * GIB > lora["bytes"][1] > 8 * GIB
     assert quick["bytes"][1] is None and quick["cells"][1] == "-"
