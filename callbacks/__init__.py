@@ -14,6 +14,7 @@ from callbacks.ledger_writer import DataLedger
 from callbacks.loss_spikes import LossSpikes
 from callbacks.nonfinite_guard import NonFiniteGuard
 from callbacks.progress import ProgressBar, ProgressLines, progress
+from callbacks.rehearsal import Rehearsal
 from callbacks.report import Report, write_report
 from callbacks.status_file import StatusFile
 from callbacks.stuck_watch import StuckWatch
@@ -35,6 +36,7 @@ __all__ = [
     "NonFiniteGuard",
     "ProgressBar",
     "ProgressLines",
+    "Rehearsal",
     "Report",
     "StatusFile",
     "StepCheckpoint",

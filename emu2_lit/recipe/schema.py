@@ -104,6 +104,7 @@ class TrainerSection:
     deterministic: bool = False  # deterministic kernels only (slower on GPU)
     enable_progress_bar: bool = True  # false: plain lines
     check_memory: bool = True  # plan the memory first, and do not start what cannot fit (`emu2-lit plan`)
+    rehearse: bool | None = None  # run the fullest micro-batch once, without an update, first; null: not on a CPU
 
 
 @dataclass

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only
 
-from callbacks import DataLedger, FaultCallback, GracefulStop, InContextEvaluation, Throughput
+from callbacks import DataLedger, FaultCallback, GracefulStop, InContextEvaluation, Rehearsal, Throughput
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.job import BASES, Job, clear_triggers
@@ -23,6 +24,7 @@ from emu2_lit.recipe.schema import Recipe
 from emu2_lit.run.assemble import build_datamodule, build_module, build_origin, build_trainer, cluster_plugins, draws
 from emu2_lit.run.farewell import farewell
 from emu2_lit.run.memory import memory_advice
+from emu2_lit.run.plan import fullest_batch, plannable
 from emu2_lit.run.resume import about_run, begin, check_changes, find_checkpoint, stay_with_own
 from emu2_lit.run.room import check_memory
 from emu2_lit.run.use import measure_use
@@ -89,6 +91,8 @@ def fit(recipe: Recipe) -> RunResult:
     if recipe.trainer.check_memory and not draws(recipe):
         check_memory(recipe, trainer)
     measure_use(recipe, trainer)
+    if plannable(recipe):
+        trainer.callbacks.append(Rehearsal(partial(fullest_batch, recipe, trainer.world_size), recipe.trainer.rehearse))
     if not recipe.trainer.fast_dev_run:
         save_recipe(recipe, folder)
     with _interrupts(), _failing_disk(folder), memory_advice(recipe, trainer):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 import torch
 from lightning import Trainer
 
-from callbacks import FaultCallback
+from callbacks import FaultCallback, Rehearsal
 from callbacks.faults import listed
 from emu2_lit.errors import UserError
 from emu2_lit.recipe.schema import Recipe
@@ -63,6 +63,8 @@ def advice(recipe: Recipe) -> str:
 
 def _when(trainer: Trainer) -> str:
     """The step, and the samples of the micro-batch that was in work."""
+    if any(isinstance(callback, Rehearsal) and callback.running for callback in trainer.callbacks):
+        return "in the rehearsal of the fullest micro-batch, before the first step"
     watching = [callback for callback in trainer.callbacks if isinstance(callback, FaultCallback)]
     if trainer.lightning_module is None or trainer.lightning_module.model is None:
         return "while the model was made"

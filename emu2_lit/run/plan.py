@@ -148,6 +148,17 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
     )  # fmt: skip
 
 
+def fullest_batch(recipe: Recipe, devices: int) -> dict[str, torch.Tensor]:
+    """The fullest micro-batch of a run, with blank pictures; inputs and targets as a collator makes them."""
+    config, _ = network_config(recipe.model)
+    if OBJECTIVES[recipe.tuning.objective].needs_role_tokens:
+        config = config.with_role_tokens()
+    workload = _workload(recipe, config, None, devices)
+    types = {"pixel_values": torch.uint8}
+    pictures = {name: torch.zeros(shape, dtype=types.get(name)) for name, shape in workload.pictures(config).items()}
+    return workload.batch(config) | pictures
+
+
 def work_of_samples(recipe: Recipe) -> planning.SampleWork:
     """What learning one sample takes by this recipe, from two steps that are traced."""
     recipe = copy.deepcopy(recipe)

@@ -2,15 +2,18 @@
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
 from torch import Tensor
 
+from callbacks import Rehearsal
 from datamodules.chat import ChatDataModule
 from emu2_lit.model import Emu2Config, Emu2Processor
 from emu2_lit.modules import ChatTuning, TuningModule
+from emu2_lit.plan import Workload
 from emu2_lit.recipe.schema import TrainerSection
 from emu2_lit.settings import LoraSettings, OptimizerSettings, SourceSettings
 from emu2_lit.strategies import AtomicCheckpointIO
@@ -58,6 +61,7 @@ def chat_run(
     checkpointing: bool = False,
     workers: int = 0,
     strategy: str | None = None,
+    rehearsed: bool = False,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
     config = Emu2Config.preset("tiny")
@@ -76,14 +80,21 @@ def chat_run(
         max_length=256,
         workers=workers,
     )
-    return run(module, datamodule, root, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)
+    rehearsal = Rehearsal(partial(_blank_batch, config.with_role_tokens()), wanted=rehearsed)
+    return run(module, datamodule, root, rehearsal, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)
+
+
+def _blank_batch(config: Emu2Config) -> dict[str, Tensor]:
+    load = Workload(samples=2, length=100)
+    pixels = {name: torch.zeros(shape) for name, shape in load.pictures(config).items()}
+    return load.batch(config) | pixels
 
 
 def run(
     module: TuningModule,
     datamodule: LightningDataModule,
     root: Path,
-    *,
+    *callbacks: Callback,
     stop: int = STEPS,
     accumulate: int = 1,
     resume: Path | None = None,
@@ -106,7 +117,7 @@ def run(
         enable_model_summary=False,
         limit_val_batches=0,
         gradient_clip_val=1.0,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(module, datamodule, ckpt_path=resume)

@@ -55,9 +55,9 @@ def test_a_run_of_one_process_goes_on_on_two(digits, tmp_path, lora):
         assert_same(ran, lora)
 
 
-def test_full_with_checkpointing(digits, tmp_path):
+def test_full_with_checkpointing_and_a_rehearsal(digits, tmp_path):
     alone = chat_run(digits, tmp_path / "alone", lora=False)
-    options = {"accumulate": 1, "lora": False, "checkpointing": True}
+    options = {"accumulate": 1, "lora": False, "checkpointing": True, "rehearsed": True}
     for ran in run_ranks(chat, 2, digits, tmp_path / "two", "fsdp", options):
         assert_same(ran, alone)
 
