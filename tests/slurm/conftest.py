@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from emu2_lit.cli import main
-from emu2_lit.slurm.status import read_json
-from emu2_lit.slurm.submit import job_id_of
+from emu2_lit.slurm.folder import job_id_of, read_json
 from tests.slurm.mini import INSTALL, MiniSlurm, missing, wait_for
 
 # Dropout and data workers: what a resume must get right, and what a signal must not kill.

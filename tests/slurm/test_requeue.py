@@ -10,8 +10,7 @@ import pytest
 from emu2_lit import recipe as recipes
 from emu2_lit.cli import main
 from emu2_lit.run import fit
-from emu2_lit.slurm.status import read_json
-from emu2_lit.slurm.submit import job_id_of
+from emu2_lit.slurm.folder import job_id_of, read_json
 from tests.slurm.conftest import Jobs, weights
 from tests.slurm.mini import wait_for
 
@@ -66,7 +65,7 @@ def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, capsys):
     jobs.wait_for_status("long", phase="training", restarts=1, seconds=240)
     assert "SIGUSR1: saved at step" in jobs.log("long") and starts("long")[1] > 0
     assert main(["submit", str(jobs.recipe), "run.dir=long"]) == 2
-    assert f"job {job} works there already (RUNNING)" in capsys.readouterr().err
+    assert f"job {job} (RUNNING) works there already" in capsys.readouterr().err
 
     assert main(["stop", "long"]) == 0
     jobs.wait_for_state("long", job, "FAILED", "COMPLETED", "PENDING")
