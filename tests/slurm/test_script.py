@@ -157,8 +157,9 @@ def test_what_fails_before_the_run_ends_the_job(start, overrides, expected):
 
 def test_what_only_looks_like_a_failure_before_the_run_does_not(start, tmp_path):
     (tmp_path / "profile").write_text("false\nexport VARIABLE=it\n")
-    setup = ["if false; then true; fi", "false || true", "load() { false; true; }", "load", f"source {tmp_path}/profile"]
-    assert start(f"slurm.setup={setup}") == (7, "started with it\n"), "the exit status is that of the run"
+    setup = ["if false; then true; fi", "false || true", "load() { false; true; }", "load"]
+    status, said = start(f"slurm.setup={[*setup, f'source {tmp_path}/profile']}")
+    assert (status, said) == (7, "started with it\n"), "the exit status is that of the run"
 
 
 def test_an_array_has_a_recipe_for_each_run(script):
@@ -198,7 +199,7 @@ REFUSED = {
     "folder": (["run.dir=100%"], "reads % in the name of a log"),
     "environment": (["slurm.environment=A"], "expected names, each with text"),
     "variable": (["slurm.environment.A=[1]"], "slurm.environment.A: expected text"),
-    "name of a variable": (["slurm.environment.MY-NAME=1"], "slurm.environment.MY-NAME: 'MY-NAME' cannot name a variable"),
+    "name of a variable": (["slurm.environment.MY-NAME=1"], "environment.MY-NAME: 'MY-NAME' cannot name a variable"),
     "digit first": (["slurm.environment={2X: a}"], "'2X' cannot name a variable"),
     "data": (["data.sources.0.path=none.json"], "no such file or folder: none.json"),
 }
