@@ -25,8 +25,9 @@ data:
   max_length: 256
   workers: 1
 optimizer: {{lr: 1.0e-3, warmup_steps: 2}}
-trainer: {{max_steps: {steps}, accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false}}
-callbacks: {{answers: null, report: false, checkpoint_every_n_steps: 10}}
+trainer: {{max_steps: {steps}, accelerator: cpu, devices: 1, precision: 32-true, enable_progress_bar: false,
+  check_memory: false}}
+callbacks: {{answers: null, report: false, gradient_check_steps: 0, checkpoint_every_n_steps: 10}}
 run: {{logger: [csv]}}
 slurm: {{time: "10:00", signal_lead: 30, environment: {{OMP_NUM_THREADS: "1"}}}}
 """
@@ -47,8 +48,8 @@ def cluster():
 class Jobs:
     """Submits the recipe in a folder of its own and follows what it becomes."""
 
-    def __init__(self, cluster: MiniSlurm, recipe: Path):
-        self.cluster, self.recipe = cluster, recipe
+    def __init__(self, cluster: MiniSlurm, recipe: Path, validation: Path):
+        self.cluster, self.recipe, self.validation = cluster, recipe, validation
 
     def submit(self, run: str, *overrides: str) -> str:
         """The number of the job."""
@@ -91,13 +92,13 @@ def jobs(cluster, digits, tmp_path_factory) -> Iterator[Jobs]:
         patch.chdir(folder)
         patch.setenv("SLURM_CONF", str(cluster.configuration))
         patch.setenv("EMU2_LIT_SLURM", str(folder / "site.yaml"))
-        yield Jobs(cluster, folder / "mine.yaml")
+        yield Jobs(cluster, folder / "mine.yaml", digits / "chat_val.json")
 
 
 @pytest.fixture(scope="module")
 def straight(jobs) -> str:
     """A run that nobody disturbed, outside SLURM."""
-    fit(recipes.load(jobs.recipe, ["run.dir=straight"]))
+    fit(recipes.load(jobs.recipe, ["run.dir=straight", "callbacks.keep_checkpoints=10"]))
     return "straight"
 
 

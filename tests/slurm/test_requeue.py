@@ -2,7 +2,7 @@
 
 import json
 import os
-import shutil
+import re
 import signal
 from pathlib import Path
 
@@ -68,15 +68,15 @@ def test_each_run_of_an_array_has_a_fate_of_its_own(jobs, straight, monkeypatch,
     """The first is warned while it validates, the second after its last step, the third is cancelled."""
     for name, value in {"SLURM_NTASKS_PER_NODE": "7", "SLURM_JOB_ID": "1", "SBATCH_PARTITION": "none"}.items():
         monkeypatch.setenv(name, value)  # submitted from inside another job
-    validation = (
-        f"data.validation=[{{path: {recipes.load(jobs.recipe).data.sources[0].path}}}] data.validation_limit=80"
-    )
-    own = [f"trainer.val_check_interval={STEPS // 2} {validation}", "optimizer.lr=5e-4 trainer.max_steps=30", ENDLESS]
-    own[1] += f" trainer.val_check_interval=30 {validation}"
-    number = jobs.submit("sweep", f"slurm.array={json.dumps(own)}")
-    jobs.wait_for_status("sweep/1", phase="validating", step=30)
+    half = STEPS // 2
+    own = ["optimizer.lr=1e-3", f"optimizer.lr=5e-4 trainer.max_steps={half}", f"{ENDLESS} data.validation=[]"]
+    number = jobs.submit(
+        "sweep", f"slurm.array={own}", f"trainer.val_check_interval={half}", "data.validation_limit=40",
+        f"data.validation=[{{path: {jobs.validation}}}]",
+    )  # fmt: skip
+    jobs.wait_for_status("sweep/1", phase="validating", step=half)
     jobs.cluster.call("scancel", "--signal=USR1", f"{number}_1")
-    jobs.wait_for_status("sweep/0", phase="validating", step=STEPS // 2)
+    jobs.wait_for_status("sweep/0", phase="validating", step=half)
     jobs.cluster.call("scancel", "--signal=USR1", f"{number}_0")
     jobs.wait_for_checkpoint("sweep/2")
     jobs.cluster.call("scancel", f"{number}_2")
@@ -87,7 +87,7 @@ def test_each_run_of_an_array_has_a_fate_of_its_own(jobs, straight, monkeypatch,
     wait_for(saved, 30, lambda: jobs.told("sweep"))
     for element in (0, 1):
         assert_completed(jobs, "sweep", f"{number}_{element}")
-    assert starts("sweep/0") == [0, STEPS // 2 + 1] and starts("sweep/1") == [0, 30], jobs.log("sweep")
+    assert starts("sweep/0") == [0, half + 1] and starts("sweep/1") == [0, half], jobs.log("sweep")
     assert starts("sweep/2") == [0] and "unless it was cancelled, the job goes on" in jobs.log("sweep")
     assert [recipes.load(f"sweep/{element}/recipe.yaml").optimizer.lr for element in (0, 1)] == [1e-3, 5e-4]
     assert weights("sweep/0") == weights(straight)
@@ -96,7 +96,7 @@ def test_each_run_of_an_array_has_a_fate_of_its_own(jobs, straight, monkeypatch,
 
 @pytest.fixture(scope="module")
 def long(jobs) -> str:
-    """A job with little time, submitted ahead: SLURM looks at the clock every 30 seconds, so others may run meanwhile."""
+    """A job with little time, submitted ahead: SLURM looks at the clock every 30 seconds, and others run meanwhile."""
     return jobs.submit("long", ENDLESS, "slurm.time='2:00'", "slurm.signal_lead=60")
 
 
@@ -127,10 +127,9 @@ def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, long, capsys):
     assert main(["stop", "long"]) == 2
 
 
-def test_a_preempted_run_comes_back_to_what_is_its_own(jobs, straight):
-    """It was told to begin anew, in a folder where another has been before."""
-    shutil.copytree(straight, "low")
-    job = jobs.submit("low", "slurm.partition=low", "slurm.extra=[--nodelist=n1]", "resume.checkpoint=never")
+def test_a_preempted_run_goes_on_with_its_own_checkpoints_where_it_began_with_anothers(jobs, straight):
+    earlier = f"{straight}/checkpoints/step=0000010.ckpt"
+    job = jobs.submit("low", "slurm.partition=low", "slurm.extra=[--nodelist=n1]", f"resume.checkpoint={earlier}")
     jobs.wait_for_checkpoint("low")
     other = jobs.cluster.call(
         "sbatch", "--parsable", "--nodelist=n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
@@ -138,6 +137,8 @@ def test_a_preempted_run_comes_back_to_what_is_its_own(jobs, straight):
     assert_completed_after_a_restart(jobs, "low", job)
     assert jobs.cluster.state(other.strip()) == "COMPLETED"
     assert "SIGTERM: saved at step" in jobs.log("low")
+    began = re.findall(r"Restored all states from the checkpoint at (\S+)", jobs.log("low"))
+    assert began == [earlier, f"low/checkpoints/step={starts('low')[1]:07d}.ckpt"]
     assert weights("low") == weights(straight)
 
 
