@@ -15,7 +15,8 @@ from callbacks.steps import StepCallback
 
 
 class StatusFile(StepCallback):
-    """Keeps `status.json` up to date: {phase, step, max_steps, steps_per_second, restarts, reason, host, pid, time}.
+    """Keeps `status.json` up to date: {phase, step, max_steps, steps_per_second, restarts, reason, job, host, pid,
+    time}.
 
     `phase` is training, validating, trained or stopped; the rate is that of this session, in optimizer steps per
     second, validations included.
@@ -23,10 +24,11 @@ class StatusFile(StepCallback):
     Args:
         seconds: between two writings at least.
         restarts: how often the job was started again; logged as `restarts` when a session begins.
+        job: names the submitted job, where there is one, and its start.
     """
 
-    def __init__(self, path: str | Path, seconds: float = 5.0, restarts: int = 0):
-        self.path, self.seconds, self.restarts = Path(path), seconds, restarts
+    def __init__(self, path: str | Path, seconds: float = 5.0, restarts: int = 0, job: str | None = None):
+        self.path, self.seconds, self.restarts, self.job = Path(path), seconds, restarts, job
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
@@ -64,6 +66,6 @@ class StatusFile(StepCallback):
         record = {
             "phase": phase, "step": step, "max_steps": trainer.max_steps,
             "steps_per_second": done / passed if done else None, "restarts": self.restarts, "reason": reason,
-            "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(),
+            "job": self.job, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time(),
         }  # fmt: skip
         write_text(self.path, json.dumps(record) + "\n")

@@ -167,7 +167,7 @@ class SlurmSettings:
     container: str | None = None  # an image to run in, by its own `python`
     container_runtime: Literal["apptainer", "pyxis"] = "apptainer"  # what runs it
     container_mounts: list[str] = field(default_factory=list)  # folders it sees beside the current one
-    setup: list[str] = field(default_factory=list)  # shell lines before the run, such as `module load cuda`
+    setup: list[str] = field(default_factory=list)  # shell lines before it, such as `module load cuda`; none may fail
     environment: dict[str, str] = field(default_factory=dict)  # variables of the run; no secrets: it is written down
     signal: Literal["USR1", "USR2"] = "USR1"  # tells the run to save before the time is over
     signal_lead: int = 180  # seconds before the end at which it does; must be longer than a step and a save

@@ -57,5 +57,5 @@ def _leave(job: Job, recipe: Recipe, told: str, final: bool = False) -> None:
     again = recipe.slurm.requeue and not final
     job.leave(REQUEUE if again else STOP)
     if is_first_rank():
-        how = "the job goes on by itself; SLURM may hold it back for two minutes" if again else "the job ends here"
-        print(f"{told}; {how}", flush=True)
+        goes_on = "unless it was cancelled, the job goes on by itself; SLURM may hold it back for two minutes"
+        print(f"{told}; {goes_on if again else 'the job ends here'}", flush=True)

@@ -142,7 +142,8 @@ def build_callbacks(recipe: Recipe, about: dict[str, Any] | None = None) -> list
     if recipe.trainer.fast_dev_run:
         return built
     job = Job.here()
-    built.append(watch.StatusFile(folder / "status.json", restarts=job.restarts if job else 0))
+    restarts, attempt = (job.restarts, job.attempt) if job else (0, None)
+    built.append(watch.StatusFile(folder / "status.json", restarts=restarts, job=attempt))
     built.append(watch.DataLedger(folder / "data_ledger.jsonl"))
     if wanted.batch_digests:
         built.append(watch.BatchDigests(folder / "batches"))

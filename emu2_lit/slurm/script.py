@@ -1,9 +1,13 @@
 """The batch script, a function of the recipe's settings alone."""
 
+import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import replace
+from os.path import expanduser
 from pathlib import Path
 
+from emu2_lit.errors import UserError
 from emu2_lit.job import REQUEUE, STOP
 from emu2_lit.job import VARIABLE as JOB
 from emu2_lit.settings import SlurmSettings
@@ -12,9 +16,15 @@ from emu2_lit.slurm.layout import Layout, format_time
 _BODY = """\
 # Written by `emu2-lit submit`, which also wrote the recipe that this runs.
 
-run={run}
-export {job}=$run/slurm
+export {job}={run}/slurm
+failed() {{
+    [ ${{#BASH_SOURCE[@]}} -gt 2 ] && return  # inside of a file that is sourced, which may know how to go on
+    echo "emu2-lit: not started: slurm.setup or slurm.venv has failed (exit status $1): $(sed -n "$2p" "$0")" >&2
+    exit 1
+}}
+trap 'failed $? $LINENO' ERR
 {setup}
+trap - ERR
 rm -f "${job}/next"
 srun {srun} \\
     {python} -u -m emu2_lit fit "${job}/recipe.yaml"
@@ -27,7 +37,7 @@ case "$(cat "${job}/next" 2> /dev/null)" in
     {stop}) exit 130 ;;
     *) exit $status ;;
 esac
-[ -e "$run/{stop}" ] && exit 130
+[ -e "${job}/../{stop}" ] && exit 130
 
 # One element of an array goes by both numbers: the last one's own is that of the whole array.
 job=$SLURM_JOB_ID
@@ -54,7 +64,10 @@ def batch_script(name: str, run: Path, folder: Path, settings: SlurmSettings, la
             it, named by its number.
         folder: absolute, where the job runs: the recipe's relative paths begin there.
         python: the interpreter, where the settings name no other.
+    Raises:
+        UserError: the settings name a variable as no shell does.
     """
+    settings = _with_home(settings)
     head = "".join(f"#SBATCH {option}\n" for option in _options(name, run, folder, settings, layout))
     body = _BODY.format(
         run=shlex.quote(str(run)) + ("/$SLURM_ARRAY_TASK_ID" if settings.array else ""),
@@ -64,6 +77,13 @@ def batch_script(name: str, run: Path, folder: Path, settings: SlurmSettings, la
         python=" ".join(_interpreter(settings, layout, folder, python)),
     )  # fmt: skip
     return f"#!/bin/bash\n{head}{body}"
+
+
+def _with_home(settings: SlurmSettings) -> SlurmSettings:
+    """Paths are quoted in the script, where no shell replaces a ~."""
+    mounts = [expanduser(mount) for mount in settings.container_mounts]
+    image, venv = (path and expanduser(path) for path in (settings.container, settings.venv))
+    return replace(settings, container=image, container_mounts=mounts, venv=venv)
 
 
 def _options(name: str, run: Path, folder: Path, settings: SlurmSettings, layout: Layout) -> Iterator[str]:
@@ -96,6 +116,11 @@ def _setup(settings: SlurmSettings) -> Iterator[str]:
     if settings.venv:
         yield f"source {shlex.quote(settings.venv)}/bin/activate"
     for name, value in settings.environment.items():
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            raise UserError(
+                f"slurm.environment.{name}: {name!r} cannot name a variable: letters, digits and _ can, and no digit "
+                "may come first"
+            )
         yield f"export {name}={shlex.quote(value)}"
 
 

@@ -1,21 +1,14 @@
 """How a run stands: its job, its step, its rate, the time left."""
 
-import json
-import os
-import socket
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from emu2_lit.errors import UserError
-from emu2_lit.job import BASES, stages
+from emu2_lit.job import BASES
 from emu2_lit.slurm import commands
+from emu2_lit.slurm.folder import WORKING, array_elements, is_at_work, job_id_of, progress_of, read_json
 from emu2_lit.slurm.layout import format_time
-from emu2_lit.slurm.submit import job_id_of
-
-_SILENT = 600.0  # seconds after which a run on another machine that writes nothing counts as gone
-_WORKING = ("training", "validating")
 
 
 @dataclass
@@ -90,43 +83,8 @@ def status(run: str | Path) -> list[RunStatus]:
     return [_status(run)]
 
 
-def array_elements(run: Path) -> list[Path]:
-    """The folders of an array's runs, by number; empty for a single run."""
-    folders = [job_id.parents[1] for job_id in run.glob("*/slurm/job_id") if job_id.parents[1].name.isdigit()]
-    return sorted(folders, key=lambda folder: int(folder.name))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """What a file of the run folder says; empty where there is none."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-
-
-def working_folder(run: Path) -> Path:
-    """Where the training is that goes on: the run's own folder, or that of a recipe that runs first."""
-    written = [folder for folder in stages(run) if (folder / "status.json").exists()]
-    return max(written, key=lambda folder: (folder / "status.json").stat().st_mtime, default=run)
-
-
-def works_without_job(progress: dict[str, Any]) -> bool:
-    """Whether the process that wrote `status.json` is still at work."""
-    if progress.get("phase") not in _WORKING:
-        return False
-    if progress["host"] != socket.gethostname():
-        return time.time() - progress["time"] < _SILENT
-    try:
-        os.kill(progress["pid"], 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
-
-
 def _status(run: Path) -> RunStatus:
-    summary, progress = read_json(run / "summary.json"), read_json(working_folder(run) / "status.json")
+    summary, progress = read_json(run / "summary.json"), progress_of(run)
     job_id = job_id_of(run)
     known = commands.job(job_id) if job_id and commands.available() else {}
     found = RunStatus(run=str(run), job=job_id, state=known.get("JobState") or _own_state(summary, progress))
@@ -140,7 +98,7 @@ def _status(run: Path) -> RunStatus:
 
 
 def _own_state(summary: dict[str, Any], progress: dict[str, Any]) -> str:
-    if works_without_job(progress):
+    if is_at_work(progress):
         return "running"
     if "steps" in summary and summary["steps"] >= progress.get("step", 0):
         return "finished"
@@ -152,7 +110,7 @@ def _add_progress(found: RunStatus, summary: dict[str, Any], progress: dict[str,
     found.max_steps, found.phase = progress.get("max_steps"), progress.get("phase")
     found.restarts = progress.get("restarts", 0)
     rate = progress.get("steps_per_second")
-    if rate and found.phase in _WORKING and found.state in ("RUNNING", "running"):
+    if rate and found.phase in WORKING and found.state in ("RUNNING", "running"):
         found.steps_per_second, found.seconds_left = rate, (found.max_steps - found.step) / rate
 
 

@@ -5,10 +5,7 @@ from pathlib import Path
 from emu2_lit.errors import UserError
 from emu2_lit.job import STOP, stages
 from emu2_lit.slurm import commands
-from emu2_lit.slurm.status import array_elements, read_json, working_folder, works_without_job
-from emu2_lit.slurm.submit import job_id_of
-
-_AT_WORK = ("RUNNING", "COMPLETING")
+from emu2_lit.slurm.folder import array_elements, is_at_work, job_id_of, progress_of, works_without_job
 
 
 def stop(run: str | Path) -> list[str]:
@@ -29,13 +26,16 @@ def stop(run: str | Path) -> list[str]:
 def _stop(run: Path) -> str | None:
     job_id = job_id_of(run)
     state = commands.job(job_id).get("JobState", "") if job_id and commands.available() else ""
-    if state in _AT_WORK:
+    if state == "RUNNING":
         ask(run)
         return f"{run}: job {job_id} saves after the step it is in, and ends"
+    if state == "COMPLETING":  # it cannot be cancelled any more, and may already have asked to be started again
+        ask(run)
+        return f"{run}: job {job_id} is ending already; should it be started again, it ends after its first step"
     if commands.is_alive(state):
         commands.call("scancel", str(job_id))
         return f"{run}: job {job_id} was {state}; it is cancelled"
-    if works_without_job(read_json(working_folder(run) / "status.json")):
+    if (works_without_job if state else is_at_work)(progress_of(run)):
         ask(run)
         return f"{run}: the run saves after the step it is in, and ends"
     return None

@@ -12,6 +12,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.job import clear_triggers
 from emu2_lit.recipe.schema import Recipe
 from emu2_lit.slurm import commands, site
+from emu2_lit.slurm.folder import array_elements, job_id_of, progress_of, works_without_job
 from emu2_lit.slurm.layout import Layout, layout, placed
 from emu2_lit.slurm.script import batch_script
 
@@ -53,7 +54,7 @@ def submit(job: Submission) -> str:
     Raises:
         UserError: SLURM refuses it, the folder cannot be written, or a job works in it already.
     """
-    _refuse_two_jobs(job)
+    _refuse_two_at_work(job)
     script = job.run / "slurm" / "job.sh"
     try:
         _write(job, script)
@@ -66,19 +67,11 @@ def submit(job: Submission) -> str:
     return job_id
 
 
-def job_id_of(run: Path) -> str | None:
-    """The job that was submitted for a run's folder, or that goes on for it."""
-    try:
-        return (run / "slurm" / "job_id").read_text(encoding="utf-8").strip() or None
-    except OSError:
-        return None
-
-
 def _write(job: Submission, script: Path) -> None:
     for run, recipe in job.runs.items():
         recipes.save(recipe, run / "slurm" / "recipe.yaml")
         clear_triggers(run)
-    for run in {job.run, *job.runs}:
+    for run in _folders(job):
         (run / "slurm").mkdir(parents=True, exist_ok=True)
         for name in _EARLIER:
             (run / "slurm" / name).unlink(missing_ok=True)
@@ -114,12 +107,23 @@ def _named_job(name: str) -> str:
     raise UserError(f"slurm.dependency: {name} is neither a job's number nor the folder of a submitted run")
 
 
-def _refuse_two_jobs(job: Submission) -> None:
-    for run in {job.run, *job.runs}:
-        job_id = job_id_of(run)
-        state = commands.job(job_id).get("JobState", "") if job_id else ""
-        if commands.is_alive(state):
+def _folders(job: Submission) -> set[Path]:
+    """Where the job's runs are, and those of an earlier array in the same folder, which may have had more of them."""
+    return {job.run, *job.runs, *array_elements(job.run)}
+
+
+def _refuse_two_at_work(job: Submission) -> None:
+    for run in sorted(_folders(job)):
+        if who := _at_work(run):
             raise UserError(
-                f"{job.run}: job {job_id} works there already ({state}); `emu2-lit stop {job.run}` ends it with a "
-                "save. For another run beside it give another run.dir"
+                f"{run}: {who} works there already; `emu2-lit stop {run}` ends it with a save. For another run beside "
+                "it give another run.dir"
             )
+
+
+def _at_work(run: Path) -> str | None:
+    job_id = job_id_of(run)
+    state = commands.job(job_id).get("JobState", "") if job_id else ""
+    if commands.is_alive(state):
+        return f"job {job_id} ({state})"
+    return "a run outside SLURM" if works_without_job(progress_of(run)) else None

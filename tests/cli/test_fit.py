@@ -1,6 +1,9 @@
 """`fit`: a recipe runs, resumes when finished, and refuses what is wrong before anything is loaded."""
 
 import json
+import os
+import subprocess
+import sys
 
 RECIPE = """\
 model: {{preset: tiny, dtype: float32}}
@@ -39,3 +42,21 @@ def test_mistyped_override(emu2_lit):
     status, _, err = emu2_lit("fit", "quickstart/chat", "trainer.max_step=3")
     assert status == 2
     assert "command line: trainer.max_step: is not a key of a recipe; did you mean trainer.max_steps?" in err
+
+
+def test_a_job_that_has_to_leave_promises_nothing_if_it_was_cancelled(tmp_path):
+    """In a process of its own, which leaves at once."""
+    code = """
+import os, signal, sys
+from emu2_lit.signals import early
+early.listen()
+os.kill(os.getpid(), signal.SIGTERM)
+from emu2_lit.cli import main
+sys.exit(main(["fit", "quickstart/chat", "data.sources.0.path=."]))
+"""
+    job = {"SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "EMU2_LIT_JOB": str(tmp_path)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | job, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("SIGTERM; unless it was cancelled, the job goes on by itself")
+    assert (tmp_path / "next").read_text() == "requeue\n"

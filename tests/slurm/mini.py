@@ -52,8 +52,8 @@ JobRequeue=1
 KillWait=20
 MinJobAge=300
 MailProg=/bin/true
-NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000 State=UNKNOWN
-NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000 State=UNKNOWN
+NodeName=n0 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=8 RealMemory=4000 State=UNKNOWN
+NodeName=n1 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=8 RealMemory=4000 State=UNKNOWN
 PartitionName=debug Nodes=ALL Default=YES MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=low Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 """
@@ -110,6 +110,11 @@ class MiniSlurm:
     def state(self, job: str) -> str:
         return self.show(job)["JobState"]
 
+    def resume(self, node: str) -> None:
+        """Make a node that was taken down work again. It may have come back by itself, which SLURM refuses to do twice,
+        and may still be clearing up after its job."""
+        wait_for(lambda: self._is_resumed(node), 60, self.logs)
+
     def logs(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in (self.folder / "log").iterdir())
 
@@ -123,6 +128,13 @@ class MiniSlurm:
         command = ["sinfo", "-h", "-N", "-p", "debug", "-o", "%T"]
         done = subprocess.run(command, env=self._environment(), capture_output=True, text=True, timeout=30)
         return done.stdout.split() == ["idle", "idle"]
+
+    def _is_resumed(self, node: str) -> bool:
+        state = self.call("sinfo", "-h", "-p", "debug", "-n", node, "-o", "%T").strip()
+        if state.startswith("down"):
+            command = ["scontrol", "update", f"nodename={node}", "state=resume"]
+            subprocess.run(command, env=self._environment(), capture_output=True, timeout=30)
+        return state in ("idle", "mixed", "allocated")
 
     def _environment(self) -> dict[str, str]:
         """Without what an outer SLURM may have set."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
@@ -9,68 +10,116 @@ import pytest
 
 from emu2_lit import recipe as recipes
 from emu2_lit.cli import main
-from emu2_lit.run import fit
-from emu2_lit.slurm.status import read_json
-from emu2_lit.slurm.submit import job_id_of
-from tests.slurm.conftest import Jobs, weights
+from emu2_lit.slurm.folder import job_id_of, read_json
+from tests.slurm.conftest import STEPS, Jobs, starts, weights
 from tests.slurm.mini import wait_for
 
 pytestmark = pytest.mark.slurm
 ENDLESS = "trainer.max_steps=100000"
+OVER = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
 
 
-@pytest.fixture
-def straight(jobs) -> str:
-    """The weights of a run that nobody disturbed, outside SLURM."""
-    fit(recipes.load(jobs.recipe, ["run.dir=straight"]))
-    return weights("straight")
-
-
-def starts(run: str) -> list[int]:
-    """The step from which each start of the job went on."""
-    lines = (Path(run) / "slurm" / "attempts.jsonl").read_text().splitlines()
-    return [json.loads(line)["step"] for line in lines]
-
-
-def status(run: str, capsys) -> dict:
+def status(run: str, capsys) -> dict | list:
     capsys.readouterr()
     assert main(["status", run, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def assert_completed_after_a_restart(jobs: Jobs, run: str, job: str) -> None:
-    jobs.wait_for_state(run, job, "COMPLETED", "FAILED", "TIMEOUT", "CANCELLED")
+def assert_completed(jobs: Jobs, run: str, job: str) -> None:
+    jobs.wait_for_state(run, job, *OVER)
     assert jobs.cluster.state(job) == "COMPLETED", jobs.told(run)
+
+
+def assert_completed_after_a_restart(jobs: Jobs, run: str, job: str) -> None:
+    assert_completed(jobs, run, job)
     first, second = starts(run)
-    assert first == 0 < second < 40, jobs.log(run)
+    assert first == 0 < second < STEPS, jobs.log(run)
     assert "Restart 1 of this job" in jobs.log(run)
     assert read_json(Path(run) / "status.json")["restarts"] == 1
 
 
-def test_two_ranks_warned_end_with_the_weights_of_an_uninterrupted_run(jobs, capsys):
-    undisturbed = jobs.submit("undisturbed", "slurm.nodes=2")
+def test_two_ranks_that_are_warned_or_killed_end_alike(jobs, capsys):
+    """One each on two nodes, and both on one, at the same time: what befalls them differs, and nothing else."""
     job = jobs.submit("warned", "slurm.nodes=2")
+    doomed = jobs.submit("killed", "trainer.devices=2")
     jobs.wait_for_checkpoint("warned")
     assert status("warned", capsys)["state"] == "RUNNING"
     jobs.cluster.call("scancel", "--signal=USR1", job)  # to both ranks and their data workers
+
+    jobs.wait_for_checkpoint("killed")
+    os.kill(read_json(Path("killed/status.json"))["pid"], signal.SIGKILL)
+    jobs.wait_for_state("killed", doomed, "FAILED", "PENDING", "COMPLETED", seconds=30)
+    assert jobs.cluster.state(doomed) == "FAILED", jobs.told("killed")
+    again = jobs.submit("killed", "trainer.devices=2")
+
     assert_completed_after_a_restart(jobs, "warned", job)
     assert jobs.log("warned").count("SIGUSR1: saved at step") == 1
     assert jobs.cluster.show(job)["Restarts"] == "1"
-    jobs.wait_for_state("undisturbed", undisturbed, "COMPLETED", "FAILED")
-    assert weights("warned") == weights("undisturbed")
     assert status("warned", capsys)["state"] == "COMPLETED"
+    assert_completed(jobs, "killed", again)
+    assert starts("killed")[0] > 0, jobs.told("killed")
+    for run in ("warned", "killed"):
+        for rank in (0, 1):
+            assert jobs.log(run).count(f"GLOBAL_RANK: {rank}, MEMBER: {rank + 1}/2") == 2, jobs.log(run)
+    assert weights("warned") == weights("killed")
 
 
-def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, capsys):
-    job = jobs.submit("long", ENDLESS, "slurm.time='2:00'", "slurm.signal_lead=60")
-    jobs.wait_for_status("long", phase="training", restarts=1, seconds=240)
+def test_each_run_of_an_array_has_a_fate_of_its_own(jobs, straight, monkeypatch, capsys):
+    """The first is warned while it validates, the second after its last step, the third is cancelled."""
+    for name, value in {"SLURM_NTASKS_PER_NODE": "7", "SLURM_JOB_ID": "1", "SBATCH_PARTITION": "none"}.items():
+        monkeypatch.setenv(name, value)  # submitted from inside another job
+    half = STEPS // 2
+    own = ["optimizer.lr=1e-3", f"optimizer.lr=5e-4 trainer.max_steps={half}", f"{ENDLESS} data.validation=[]"]
+    number = jobs.submit(
+        "sweep", f"slurm.array={own}", f"trainer.val_check_interval={half}", "data.validation_limit=40",
+        f"data.validation=[{{path: {jobs.validation}}}]",
+    )  # fmt: skip
+    jobs.wait_for_status("sweep/1", phase="validating", step=half)
+    jobs.cluster.call("scancel", "--signal=USR1", f"{number}_1")
+    jobs.wait_for_status("sweep/0", phase="validating", step=half)
+    jobs.cluster.call("scancel", "--signal=USR1", f"{number}_0")
+    jobs.wait_for_checkpoint("sweep/2")
+    jobs.cluster.call("scancel", f"{number}_2")
+
+    jobs.wait_for_state("sweep", f"{number}_2", "CANCELLED", "PENDING", "COMPLETED")
+    assert jobs.cluster.state(f"{number}_2") == "CANCELLED"
+    saved = lambda: "SIGTERM: saved at step" in jobs.log("sweep")  # noqa: E731
+    wait_for(saved, 30, lambda: jobs.told("sweep"))
+    for element in (0, 1):
+        assert_completed(jobs, "sweep", f"{number}_{element}")
+    assert starts("sweep/0") == [0, half + 1] and starts("sweep/1") == [0, half], jobs.log("sweep")
+    assert starts("sweep/2") == [0] and "unless it was cancelled, the job goes on" in jobs.log("sweep")
+    assert [recipes.load(f"sweep/{element}/recipe.yaml").optimizer.lr for element in (0, 1)] == [1e-3, 5e-4]
+    assert weights("sweep/0") == weights(straight)
+    assert [one["state"] for one in status("sweep", capsys)] == ["COMPLETED", "COMPLETED", "CANCELLED"]
+
+
+@pytest.fixture(scope="module")
+def long(jobs) -> str:
+    """A job with little time, submitted ahead: SLURM looks at the clock every 30 seconds, and others run meanwhile."""
+    return jobs.submit("long", ENDLESS, "slurm.time='2:00'", "slurm.signal_lead=60")
+
+
+@pytest.mark.usefixtures("long")
+def test_a_job_that_gets_nowhere_is_not_started_for_ever(jobs):
+    job = jobs.submit("loop", ENDLESS, "slurm.max_restarts_without_progress=1")
+    for start in (1, 2):
+        wait_for(lambda: Path("loop/slurm/attempts.jsonl").exists() and len(starts("loop")) == start, 240)  # noqa: B023
+        jobs.cluster.call("scancel", "--signal=TERM", job)  # while it loads: nothing can be saved yet
+    jobs.wait_for_state("loop", job, "FAILED", "COMPLETED")
+    assert jobs.cluster.show(job)["ExitCode"] == "2:0" and starts("loop") == [0, 0], jobs.told("loop")
+    assert "started 2 times at step 0 without getting further" in jobs.log("loop")
+
+
+def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, long, capsys):
+    jobs.wait_for_status("long", phase="training", restarts=1)
     assert "SIGUSR1: saved at step" in jobs.log("long") and starts("long")[1] > 0
     assert main(["submit", str(jobs.recipe), "run.dir=long"]) == 2
-    assert f"job {job} works there already (RUNNING)" in capsys.readouterr().err
+    assert f"job {long} (RUNNING) works there already" in capsys.readouterr().err
 
     assert main(["stop", "long"]) == 0
-    jobs.wait_for_state("long", job, "FAILED", "COMPLETED", "PENDING")
-    shown = jobs.cluster.show(job)
+    jobs.wait_for_state("long", long, "FAILED", "COMPLETED", "PENDING")
+    shown = jobs.cluster.show(long)
     assert (shown["JobState"], shown["ExitCode"], shown["Restarts"]) == ("FAILED", "130:0", "1"), jobs.told("long")
     assert "file stop: saved at step" in jobs.log("long")
     found = status("long", capsys)
@@ -78,28 +127,40 @@ def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, capsys):
     assert main(["stop", "long"]) == 2
 
 
-def test_a_preempted_run_comes_back(jobs, straight):
-    job = jobs.submit("low", "slurm.partition=low")
+def test_a_preempted_run_goes_on_with_its_own_checkpoints_where_it_began_with_anothers(jobs, straight):
+    earlier = f"{straight}/checkpoints/step=0000010.ckpt"
+    job = jobs.submit("low", "slurm.partition=low", "slurm.extra=[--nodelist=n1]", f"resume.checkpoint={earlier}")
     jobs.wait_for_checkpoint("low")
     other = jobs.cluster.call(
-        "sbatch", "--parsable", "--nodes=2", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
+        "sbatch", "--parsable", "--nodelist=n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
     )
     assert_completed_after_a_restart(jobs, "low", job)
     assert jobs.cluster.state(other.strip()) == "COMPLETED"
     assert "SIGTERM: saved at step" in jobs.log("low")
-    assert weights("low") == straight
+    began = re.findall(r"Restored all states from the checkpoint at (\S+)", jobs.log("low"))
+    assert began == [earlier, f"low/checkpoints/step={starts('low')[1]:07d}.ckpt"]
+    assert weights("low") == weights(straight)
 
 
-def test_a_cancelled_run_has_saved_and_stays_cancelled(jobs, monkeypatch):
-    for name, value in {"SLURM_NTASKS_PER_NODE": "7", "SLURM_JOB_ID": "1", "SBATCH_PARTITION": "none"}.items():
-        monkeypatch.setenv(name, value)  # submitted from inside another job
-    job = jobs.submit("cancelled", ENDLESS)
-    jobs.wait_for_checkpoint("cancelled")
-    jobs.cluster.call("scancel", job)
-    jobs.wait_for_state("cancelled", job, "CANCELLED", "PENDING", "COMPLETED")
-    assert jobs.cluster.state(job) == "CANCELLED"
-    wait_for(lambda: "SIGTERM: saved at step" in jobs.log("cancelled"), 30, lambda: jobs.told("cancelled"))
-    assert len(starts("cancelled")) == 1
+def test_a_run_goes_on_after_its_node_has_broken_down_and_where_requeueing_is_forbidden(jobs, straight):
+    """From its last checkpoint, on another node; then in another job."""
+    job = jobs.submit("moved", "slurm.extra=[--nodelist=n0]")
+    jobs.wait_for_checkpoint("moved")
+    try:
+        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=down", "reason=test")
+        jobs.wait_for_state("moved", job, "PENDING", *OVER)
+        jobs.cluster.call("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
+        jobs.wait_for_status("moved", phase="training", restarts=1)
+    finally:
+        jobs.cluster.resume("n0")
+    jobs.cluster.call("scontrol", "update", f"jobid={job}", "requeue=0")
+    jobs.cluster.call("scancel", "--signal=USR1", job)
+    successor = wait_for(lambda: (now := job_id_of(Path("moved"))) != job and now, 60, lambda: jobs.told("moved"))
+    assert_completed(jobs, "moved", successor)
+    first, second, third = starts("moved")
+    assert first == 0 and 10 <= second < third < STEPS, jobs.told("moved")
+    assert read_json(Path("moved/status.json"))["restarts"] == 2 and "Restart 2 of this job" in jobs.log("moved")
+    assert weights("moved") == weights(straight)
 
 
 def test_a_waiting_job_is_cancelled_by_stop(jobs, capsys):
@@ -109,61 +170,26 @@ def test_a_waiting_job_is_cancelled_by_stop(jobs, capsys):
     assert jobs.cluster.state(job) == "CANCELLED"
 
 
-def test_one_run_of_an_array_is_requeued_alone(jobs, capsys):
-    overrides = ("slurm.array=['optimizer.lr=1e-3', 'optimizer.lr=5e-4']", "trainer.max_steps=30")
-    number = jobs.submit("sweep", *overrides)
-    jobs.wait_for_checkpoint("sweep/1")
-    jobs.cluster.call("scancel", "--signal=USR1", f"{number}_1")
-    for element in ("0", "1"):
-        jobs.wait_for_state("sweep", f"{number}_{element}", "COMPLETED", "FAILED")
-    assert [len(starts(f"sweep/{element}")) for element in (0, 1)] == [1, 2], jobs.log("sweep")
-    assert [recipes.load(f"sweep/{element}/recipe.yaml").optimizer.lr for element in (0, 1)] == [1e-3, 5e-4]
-    capsys.readouterr()
-    assert main(["status", "sweep", "--json"]) == 0
-    assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["COMPLETED", "COMPLETED"]
+def test_slurm_takes_what_a_dry_run_prints(jobs, capsys):
+    overrides = [
+        "slurm.nodes=2",
+        "slurm.mem=1G",
+        "slurm.array=['data.seed=1', 'data.seed=2']",
+        "slurm.array_parallel=1",
+    ]
+    assert main(["submit", str(jobs.recipe), "--dry-run", *overrides, "slurm.signal=USR2"]) == 0
+    Path("printed.sh").write_text(capsys.readouterr().out)
+    jobs.cluster.call("sbatch", "--test-only", "printed.sh")
 
 
-def test_where_requeueing_is_forbidden_another_job_goes_on(jobs, straight):
-    job = jobs.submit("chained")
-    jobs.wait_for_checkpoint("chained")
-    jobs.cluster.call("scontrol", "update", f"jobid={job}", "requeue=0")
-    jobs.cluster.call("scancel", "--signal=USR1", job)
-    successor = wait_for(lambda: (now := job_id_of(Path("chained"))) != job and now, 60, lambda: jobs.told("chained"))
-    assert_completed_after_a_restart(jobs, "chained", successor)
-    assert weights("chained") == straight
-
-
-def test_a_job_that_gets_nowhere_is_not_started_for_ever(jobs):
-    job = jobs.submit("loop", ENDLESS, "slurm.max_restarts_without_progress=1")
-    for start in (1, 2):
-        wait_for(lambda: Path("loop/slurm/attempts.jsonl").exists() and len(starts("loop")) == start, 120)  # noqa: B023
-        jobs.cluster.call("scancel", "--signal=TERM", job)  # while it loads: nothing can be saved yet
-    jobs.wait_for_state("loop", job, "FAILED", "COMPLETED")
-    assert jobs.cluster.show(job)["ExitCode"] == "2:0" and starts("loop") == [0, 0], jobs.told("loop")
-    assert "started 2 times at step 0 without getting further" in jobs.log("loop")
-
-
-def test_a_killed_rank_ends_the_job_at_once_and_the_next_submit_goes_on(jobs):
-    job = jobs.submit("killed", "slurm.nodes=2")
-    jobs.wait_for_checkpoint("killed")
-    os.kill(read_json(Path("killed/status.json"))["pid"], signal.SIGKILL)
-    jobs.wait_for_state("killed", job, "FAILED", "PENDING", seconds=30)
-    assert jobs.cluster.state(job) == "FAILED", jobs.told("killed")
-    again = jobs.submit("killed", "slurm.nodes=2")
-    jobs.wait_for_state("killed", again, "COMPLETED", "FAILED")
-    assert jobs.cluster.state(again) == "COMPLETED" and starts("killed")[0] > 0, jobs.told("killed")
-
-
-def test_a_run_whose_node_breaks_down_goes_on_elsewhere_from_its_last_checkpoint(jobs, straight):
-    job = jobs.submit("moved", "slurm.extra=[--nodelist=n0]")
-    jobs.wait_for_checkpoint("moved")
-    try:
-        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=down", "reason=test")
-        jobs.wait_for_state("moved", job, "PENDING", "FAILED", "COMPLETED")
-        jobs.cluster.call("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
-        jobs.wait_for_state("moved", job, "COMPLETED", "FAILED")
-    finally:
-        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=resume")
-    assert jobs.cluster.state(job) == "COMPLETED", jobs.told("moved")
-    assert [step >= 10 for step in starts("moved")] == [False, True]
-    assert weights("moved") == straight
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["slurm.partition=none"], "invalid partition specified: none"),
+        (["slurm.gpus=1", "trainer.accelerator=auto"], "(slurm.gpus=0 asks for no GPUs"),
+    ],
+)
+def test_what_slurm_refuses_is_told_in_its_words(jobs, capsys, overrides, expected):
+    assert main(["submit", str(jobs.recipe), "run.dir=refused", *overrides]) == 2
+    assert expected in capsys.readouterr().err
+    assert job_id_of(Path("refused")) is None

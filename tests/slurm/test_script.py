@@ -1,5 +1,6 @@
 """The batch script: a function of the recipe and the site's defaults, printed by a dry run."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -108,6 +109,59 @@ def test_containers(script, tmp_path):
     ]  # fmt: skip
 
 
+def test_home_is_put_in_place_of_its_sign_where_no_shell_does(script, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert "source /home/me/env/bin/activate\n" in script("slurm.venv=~/env")
+    overrides = ["slurm.container=~/kit.sif", "slurm.container_mounts=['~/data', '~/cache:/cache', '/a~b']"]
+    words = command(script(*overrides))
+    assert [words[index + 1] for index, word in enumerate(words) if word == "--bind"][1:] == [
+        "/home/me/data", "/home/me/cache:/cache", "/a~b",
+    ]  # fmt: skip
+    assert "/home/me/kit.sif" in words
+    mounts = next(word for word in command(script(*overrides, "slurm.container_runtime=pyxis")) if "-mounts" in word)
+    assert mounts.endswith(",/home/me/data:/home/me/data,/home/me/cache:/cache,/a~b:/a~b")
+
+
+@pytest.fixture
+def start(script, tmp_path):
+    """Runs the script of a recipe, whose `srun` only tells what it was given: (exit status, what all said)."""
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text('#!/bin/bash\necho "started with $VARIABLE"\nexit 7\n')
+    srun.chmod(0o755)
+
+    def run(*overrides: str) -> tuple[int, str]:
+        (tmp_path / "job.sh").write_text(script(*overrides))
+        environment = os.environ | {"PATH": f"{srun.parent}:{os.environ['PATH']}"}
+        done = subprocess.run(["bash", tmp_path / "job.sh"], env=environment, capture_output=True, text=True)
+        return done.returncode, done.stdout + done.stderr
+
+    return run
+
+
+FAILING = {
+    "a command": (["slurm.setup=['module load cuda']"], "(exit status 127): module load cuda"),
+    "one of several": (["slurm.setup=['true', 'ls /nowhere  # data', 'true']"], "(exit status 2): ls /nowhere  # data"),
+    "a function": (["slurm.setup=['load() { return 3; }', 'load']"], "(exit status 3): load"),
+    "in a block": (["slurm.setup=['if true; then', '    false', 'fi']"], "(exit status 1):     false"),
+    "no environment": (["slurm.venv=/nowhere"], "(exit status 1): source /nowhere/bin/activate"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), FAILING.values(), ids=FAILING)
+def test_what_fails_before_the_run_ends_the_job(start, overrides, expected):
+    status, said = start(*overrides)
+    assert status == 1 and f"not started: slurm.setup or slurm.venv has failed {expected}\n" in said
+    assert "started with" not in said
+
+
+def test_what_only_looks_like_a_failure_before_the_run_does_not(start, tmp_path):
+    (tmp_path / "profile").write_text("false\nexport VARIABLE=it\n")
+    setup = ["if false; then true; fi", "false || true", "load() { false; true; }", "load"]
+    status, said = start(f"slurm.setup={[*setup, f'source {tmp_path}/profile']}")
+    assert (status, said) == (7, "started with it\n"), "the exit status is that of the run"
+
+
 def test_an_array_has_a_recipe_for_each_run(script):
     overrides = ["slurm.array=['optimizer.lr=1e-4', 'optimizer.lr=1e-3 data.seed=7']", "slurm.array_parallel=1"]
     assert "--array=0-1%1" in options(script(*overrides))
@@ -145,6 +199,8 @@ REFUSED = {
     "folder": (["run.dir=100%"], "reads % in the name of a log"),
     "environment": (["slurm.environment=A"], "expected names, each with text"),
     "variable": (["slurm.environment.A=[1]"], "slurm.environment.A: expected text"),
+    "name of a variable": (["slurm.environment.MY-NAME=1"], "environment.MY-NAME: 'MY-NAME' cannot name a variable"),
+    "digit first": (["slurm.environment={2X: a}"], "'2X' cannot name a variable"),
     "data": (["data.sources.0.path=none.json"], "no such file or folder: none.json"),
 }
 
