@@ -58,6 +58,7 @@ def chat_run(
     checkpointing: bool = False,
     workers: int = 0,
     strategy: str | None = None,
+    packing: bool = False,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
     config = Emu2Config.preset("tiny")
@@ -75,6 +76,7 @@ def chat_run(
         micro_batch_size=micro,
         max_length=256,
         workers=workers,
+        packing=packing,
     )
     return run(module, datamodule, root, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)
 
