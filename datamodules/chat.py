@@ -34,9 +34,9 @@ class ChatDataModule(LightningDataModule):
 
     An optimizer step always holds the next `global_batch_size` samples of that order, however they are split
     into micro-batches and ranks; the stream has no end. With `types`, sources of one type make an order of their own,
-    and a step holds the batch of one type (`alternate`) or of all (`together`). With `packing`, conversations share rows
-    of up to `max_length` tokens, and batches count rows; which share one follows from the order and their lengths. The
-    state is the count of samples, or of rows, that completed steps have consumed, so a resume is exact at any step,
+    and a step holds the batch of one type (`alternate`) or of all (`together`). With `packing`, conversations share
+    rows of up to `max_length` tokens, and batches count rows; which share one follows from the order and their lengths.
+    The state is the count of samples, or of rows, that completed steps have consumed, so a resume is exact at any step,
     with any number of ranks and workers.
 
     Args:

@@ -30,9 +30,7 @@ def lengths_of(source: Source, processor: Any, max_length: int, cache: Path | No
     key = hash_seed(LENGTHS_VERSION, files, asdict(source.settings), words, max_length)
 
     def measure() -> dict[str, np.ndarray]:
-        rank_zero_info(
-            f"Measuring the {len(source)} samples of {source.name}, which is done once: data.packing needs it"
-        )
+        rank_zero_info(f"data.packing: measuring the {len(source)} samples of {source.name}, which is done once")
         lengths = [_length(source, index, processor, max_length) for index in range(len(source))]
         return {"lengths": np.array(lengths, np.int32)}
 

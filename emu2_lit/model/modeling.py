@@ -220,8 +220,8 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
                 `video_embeds` likewise for the `[gIMG]` slots of video frames.
             labels: (batch, length), aligned with input_ids, -100 not learned, shifted inside.
             visual_targets_mask: (batch, length) bool, the slots to regress; their targets are the pooled embeddings.
-            segment_ids: (batch, length), for rows that hold several samples: which one a token belongs to, from 1, and 0
-                for padding (see model/packing.py). Takes the place of attention_mask and position_ids.
+            segment_ids: (batch, length), for rows that hold several samples: which one a token belongs to, from 1; 0
+                is padding (see model/packing.py). Takes the place of attention_mask and position_ids.
             all_logits: with labels or a mask, compute logits at every position, not only the learned ones.
         Raises:
             ValueError: slots and visual embeddings do not agree in number.

@@ -1,8 +1,9 @@
 """Rows that hold several samples: no token sees another sample's, and positions begin anew with each.
 
-A row is described by `segment_ids`, (batch, length) int64: 1, 2, ... for the tokens of its samples, 0 for padding on the
-right. The mask is explicit because transformers finds samples by their positions only where there is no mask and no
-cache; everywhere else it would let them see each other without a word.
+A row is described by `segment_ids`, (batch, length) int64: 1, 2, ... for the tokens of its samples, 0 for padding on
+the right. The mask is explicit because transformers finds samples by their positions only where there is no mask and no
+cache; everywhere else it would let them see each other without a word. PyTorch's attention takes it on every device; on
+a GPU it reads it in its memory-efficient kernel.
 """
 
 import torch
