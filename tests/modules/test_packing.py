@@ -10,7 +10,6 @@ from datamodules.dataset import SampleDataset
 from emu2_lit.model import Emu2Config, Emu2Processor, packing
 from emu2_lit.modules import ChatTuning
 from emu2_lit.settings import LoraSettings, SourceSettings
-from tests.distributed import run_ranks
 from tests.modules.runs import chat_run
 from tests.modules.test_chat import same_training
 
@@ -95,20 +94,7 @@ def test_what_a_token_sees_and_where_it_stands():
     assert not seen.triu(1).any()
 
 
-# -- whole runs ----------------------------------------------------------------------------------------------
-@pytest.fixture(scope="module")
-def whole(digits, tmp_path_factory):
-    return chat_run(digits, tmp_path_factory.mktemp("whole"), micro=4, accumulate=1, packing=True)
-
-
-def test_any_split_of_the_rows_gives_one_update(whole, digits, tmp_path):
+def test_any_split_of_the_rows_gives_one_update(digits, tmp_path):
+    """Over ranks: tests/run/test_resume.py."""
+    whole = chat_run(digits, tmp_path / "whole", micro=4, accumulate=1, packing=True)
     same_training(whole, chat_run(digits, tmp_path, micro=1, accumulate=4, packing=True), rtol=1e-3, atol=2e-5)
-
-
-def test_two_ranks_give_the_update_of_one(whole, digits, tmp_path):
-    for ran in run_ranks(_rank_run, 2, digits, tmp_path):
-        same_training(whole, ran, rtol=1e-3, atol=2e-5)
-
-
-def _rank_run(digits, root):
-    return chat_run(digits, root, micro=1, accumulate=2, packing=True)
