@@ -13,7 +13,7 @@ from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
 from datamodules.documents import DocumentRules
 from datamodules.generation import GenerationRules, rules_for
-from datamodules.lengths import digest_of, lengths_of
+from datamodules.lengths import check_alike, digest_of, lengths_of
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
 from datamodules.packing import PackedOrder
@@ -22,6 +22,7 @@ from datamodules.sources import Source, open_sources
 from datamodules.split import Split, TypedSplit
 from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
+from emu2_lit.ranks import gathered
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings, TypeSettings
@@ -151,6 +152,8 @@ class ChatDataModule(LightningDataModule):
         self.validation_sources  # noqa: B018
 
     def train_dataloader(self) -> WindowLoader:
+        if self.packing:
+            check_alike(gathered([digest_of(self.lengths, self.max_length)]))
         split = self._split()
         rules = self._rules(self.seed)
         dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, rules, self.lengths)

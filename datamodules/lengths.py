@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from datamodules.cached import cache_folder, cached
 from datamodules.sources import Source
+from emu2_lit.errors import UserError
 from emu2_lit.samples.encoding import token_length
 from emu2_lit.samples.sample import BadSample, stamp_of
 from emu2_lit.samples.seeding import hash_seed
@@ -51,3 +52,12 @@ def digest_of(lengths: Sequence[np.ndarray], max_length: int) -> str:
     for column in lengths:
         hashed.update(column.tobytes())
     return hashed.hexdigest()[:16]
+
+
+def check_alike(digests: Sequence[str]) -> None:
+    """Raises UserError where ranks have measured other lengths: they would plan other rows."""
+    if len(set(digests)) > 1:
+        raise UserError(
+            "data.packing: the devices have measured other lengths of the same samples, so their files differ; make the "
+            f"data alike on all machines and delete {cache_folder('lengths')} on each"
+        )

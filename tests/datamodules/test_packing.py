@@ -11,7 +11,7 @@ from datamodules.budget import Budget, Skipped
 from datamodules.chat import ChatDataModule
 from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
-from datamodules.lengths import digest_of, lengths_of
+from datamodules.lengths import check_alike, digest_of, lengths_of
 from datamodules.loader import WindowLoader
 from datamodules.order import GlobalOrder
 from datamodules.packing import PackedOrder, pack
@@ -190,6 +190,15 @@ def test_a_pass_is_as_many_rows(settings, processor):
     first = list(islice(map(data.packed, range(99)), data.pass_length))
     assert sorted(position for row in first for position in row) == list(range(32))
     assert ChatDataModule(settings, processor).pass_length == 32
+
+
+def test_ranks_that_measured_otherwise_are_refused(settings, processor):
+    lengths = plan(settings, processor)[2]
+    digests = [digest_of(lengths, CAPACITY), digest_of(lengths, CAPACITY)]
+    check_alike(digests)
+    lengths[0][5] += 1
+    with pytest.raises(UserError, match="make the data alike on all machines"):
+        check_alike([*digests, digest_of(lengths, CAPACITY)])
 
 
 def test_a_checkpoint_of_other_rows_is_refused(settings, processor):
