@@ -58,6 +58,6 @@ def check_alike(digests: Sequence[str]) -> None:
     """Raises UserError where ranks have measured other lengths: they would plan other rows."""
     if len(set(digests)) > 1:
         raise UserError(
-            "data.packing: the devices have measured other lengths of the same samples, so their files differ; make the "
-            f"data alike on all machines and delete {cache_folder('lengths')} on each"
+            "data.packing: the devices have measured other lengths of the same samples, so their files differ; make "
+            f"the data alike on all machines and delete {cache_folder('lengths')} on each"
         )
