@@ -10,14 +10,16 @@ import torch
 from lightning import LightningModule, Trainer
 
 from callbacks.steps import StepCallback
+from emu2_lit.model import packing
 from emu2_lit.model.objective import IGNORE
 
 _GIB = 2**30
-COUNTED = ("samples", "tokens", "learned", "pairs", "pictures")
+COUNTED = ("samples", "tokens", "learned", "pairs", "pictures", "positions")
 
 
 class Throughput(StepCallback):
-    """Logs tokens/s (all, and those learned), samples/s, the share of time waiting for data, peak memory and, where
+    """Logs tokens/s (all, and those learned), samples/s, the share of padding in the batches (which these rates leave
+    out), the share of time waiting for data, peak memory and, where
     the work of a sample and the rate of a device are known (`measure_use`), MFU: model FLOPs utilisation, the share of
     that rate which the model's own operations reach, without padding and without what is recomputed.
 
@@ -98,6 +100,7 @@ class Throughput(StepCallback):
             self.log("throughput/mfu", done / (seconds * devices * self._rate), prog_bar=True)
         self.log("throughput/learned_tokens_per_second", recent["learned"] / seconds)
         self.log("throughput/samples_per_second", recent["samples"] / seconds)
+        self.log("throughput/padding", 1 - recent["tokens"] / max(recent["positions"], 1))
         self.log("throughput/data_wait", recent["waited"] / seconds)
         self.log("throughput/peak_memory_gib", self._state["peak_memory_bytes"] / _GIB)
         self._clear_recent()
@@ -136,9 +139,11 @@ def peak_memory_bytes(device: torch.device) -> int:
 
 def _count(batch: dict[str, Any]) -> torch.Tensor:
     """What is COUNTED, without padding; stays on the device, so that it waits for nothing."""
-    lengths = batch["attention_mask"].sum(1)
+    mask = batch["attention_mask"]
+    places = packing.positions(batch.get("segment_ids", mask))  # a mask is that of one sample in each row
     pictures = sum(len(batch[kind]) for kind in ("pixel_values", "video_pixel_values") if batch.get(kind) is not None)
     return torch.stack([
-        lengths.new_tensor(len(batch["sample_ids"])), lengths.sum(), (batch["labels"] != IGNORE).sum(),
-        (lengths * lengths).sum(), lengths.new_tensor(pictures),
+        mask.new_tensor(len(batch["sample_ids"])), mask.sum(), (batch["labels"] != IGNORE).sum(),
+        ((2 * places + 1) * mask).sum(),  # the first odd numbers add up to the square of how many they are
+        mask.new_tensor(pictures), mask.new_tensor(mask.numel()),
     ])  # fmt: skip

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
+import numpy as np
 from lightning import LightningDataModule
 
 from datamodules.budget import Budget
@@ -12,13 +13,16 @@ from datamodules.collate import Collator
 from datamodules.dataset import SampleDataset
 from datamodules.documents import DocumentRules
 from datamodules.generation import GenerationRules, rules_for
+from datamodules.lengths import check_alike, digest_of, lengths_of
 from datamodules.loader import ValidationLoader, WindowLoader
 from datamodules.order import GlobalOrder, TypedOrder, permutation
+from datamodules.packing import PackedOrder
 from datamodules.pictures import PictureRules
 from datamodules.sources import Source, open_sources
 from datamodules.split import Split, TypedSplit
 from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
+from emu2_lit.ranks import gathered
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings, TypeSettings
@@ -31,12 +35,15 @@ class ChatDataModule(LightningDataModule):
 
     An optimizer step always holds the next `global_batch_size` samples of that order, however they are split
     into micro-batches and ranks; the stream has no end. With `types`, sources of one type make an order of their own,
-    and a step holds the batch of one type (`alternate`) or of all (`together`). The state is the count of samples
-    that completed steps have consumed, so a resume is exact at any step, with any number of ranks and workers.
+    and a step holds the batch of one type (`alternate`) or of all (`together`). With `packing`, conversations share
+    rows of up to `max_length` tokens, and batches count rows; which share one follows from the order and their lengths.
+    The state is the count of samples, or of rows, that completed steps have consumed, so a resume is exact at any step,
+    with any number of ranks and workers.
 
     Args:
         processor: an Emu2Processor.
         global_batch_size: samples of one optimizer step; by default micro_batch_size x accumulation x ranks.
+        packing: rows hold as many conversations as fit (training alone; validation has one in a row).
         max_length: tokens of a sample at most; conversations lose trailing turns, other samples are skipped.
         types: the data types that `source.type` names, with their batch sizes; none: one stream.
         mixing: how types share steps.
@@ -45,7 +52,7 @@ class ChatDataModule(LightningDataModule):
         pictures: of any sample its last picture alone is learned, cut so (the visual decoder); `size` is given.
         validation_limit: validation samples used at most, a fixed choice.
         bad_budget: share of a source that may be bad before the run is stopped.
-        may_change: of seed, types, fingerprints and weights, what may differ from the checkpoint's.
+        may_change: of seed, types, fingerprints, weights and packing, what may differ from the checkpoint's.
         digests: batches carry a digest of each sample, for the callback that notes what was consumed.
     """
 
@@ -68,13 +75,19 @@ class ChatDataModule(LightningDataModule):
         pictures: PictureSettings | None = None,
         digests: bool = False,
         may_change: Sequence[str] = (),
+        packing: bool = False,
     ):
         super().__init__()
+        if packing and (types or learn_pictures or generation or pictures):
+            raise UserError(
+                "data.packing: only conversations are packed, and without data.types; remove data.packing, or what "
+                "makes types, documents or pictures of the data"
+            )
         self.source_settings, self.validation_settings = list(sources), list(validation)
         self.processor, self.max_length, self.seed, self.workers = processor, max_length, seed, workers
         self.global_batch_size, self.micro_batch_size = global_batch_size, micro_batch_size
         self.validation_limit, self.bad_budget = validation_limit, bad_budget
-        self.types, self.mixing = list(types), mixing
+        self.types, self.mixing, self.packing = list(types), mixing, packing
         self.learn_pictures, self.generation, self.pictures = learn_pictures, generation, pictures
         self.digests, self.may_change = digests, set(may_change)
         self._start: list[int] | None = None  # samples of each type consumed when the run started
@@ -108,6 +121,24 @@ class ChatDataModule(LightningDataModule):
         ]
         return TypedOrder(groups, orders)
 
+    @cached_property
+    def lengths(self) -> list[np.ndarray] | None:
+        """The tokens of every sample, by source; only packing asks for them."""
+        if not self.packing:
+            return None
+        return [lengths_of(source, self.processor, self.max_length) for source in self.sources]
+
+    @cached_property
+    def packed(self) -> PackedOrder | None:
+        """What each row holds, where samples share rows."""
+        return PackedOrder(self.order, self.lengths, self.max_length, self.seed) if self.packing else None
+
+    @property
+    def pass_length(self) -> int:
+        """Samples, or packed rows, of one pass over the training data."""
+        samples = sum(map(len, self.sources))
+        return self.packed.rows_of(samples) if self.packed else samples
+
     @staticmethod
     def _order(sources: list[Source], seed: int) -> GlobalOrder:
         weights = [source.settings.weight for source in sources]
@@ -117,16 +148,19 @@ class ChatDataModule(LightningDataModule):
         """Open the files, so that a user's mistake shows before anything is trained."""
         if stage == "fit":
             self._start, self._start_step, self._budget_start = None, None, _NOTHING_BAD
-            self.order  # noqa: B018
+            self.order, self.lengths  # noqa: B018
         self.validation_sources  # noqa: B018
 
     def train_dataloader(self) -> WindowLoader:
+        if self.packing:
+            check_alike(gathered([digest_of(self.lengths, self.max_length)]))
         split = self._split()
-        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, self._rules(self.seed))
+        rules = self._rules(self.seed)
+        dataset = SampleDataset(self.sources, self.order, self.processor, self.max_length, rules, self.lengths)
         self._budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         self._budget.load_state_dict(self._budget_start)
         steps, collate = self._steps_per_pass(split), self._collator(self.digests)
-        return WindowLoader(dataset, collate, split, steps, self._begin, self._budget, self.workers)
+        return WindowLoader(dataset, collate, split, steps, self._begin, self._budget, self.workers, self.packed)
 
     def val_dataloader(self) -> ValidationLoader | list:
         """Every validation sample once over all ranks, in a fixed order, as many batches on each rank."""
@@ -154,7 +188,7 @@ class ChatDataModule(LightningDataModule):
 
     @property
     def consumed(self) -> int:
-        """Samples that completed optimizer steps have used."""
+        """Samples, or packed rows, that completed optimizer steps have used."""
         return sum(self._consumed())
 
     def _consumed(self) -> list[int]:
@@ -173,9 +207,9 @@ class ChatDataModule(LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue after the samples of the checkpoint. Raises UserError when the data are not the same."""
         for key, value in self._identity().items():
-            if state[key] != value and key not in self.may_change:
+            if state.get(key) != value and key not in self.may_change:
                 raise UserError(
-                    f"the checkpoint was made with other data ({key}: {state[key]}, now {value}): its "
+                    f"the checkpoint was made with other data ({key}: {state.get(key)}, now {value}): its "
                     "place in the order means nothing here. Restore the data, start anew with another run.dir, or "
                     "go on knowingly with resume.allow=[data]."
                 )
@@ -191,6 +225,7 @@ class ChatDataModule(LightningDataModule):
             "types": [vars(kind) | {"mixing": self.mixing} for kind in self.types],
             "fingerprints": [source.fingerprint for source in self.sources],
             "weights": [source.settings.weight for source in self.sources],
+            "packing": digest_of(self.lengths, self.max_length) if self.packing else None,
         }
 
     def _begin(self) -> tuple[int, list[int]]:
@@ -222,7 +257,7 @@ class ChatDataModule(LightningDataModule):
             return self.trainer.max_steps
         if self.types:
             raise UserError("max_steps must be given with data.types: their sources have no common end")
-        return max(1, sum(len(source) for source in self.sources) // split.global_batch_size)
+        return max(1, self.pass_length // split.global_batch_size)
 
     def _validation_places(self) -> list[tuple[int, int]]:
         """(source, index) of the validation samples: all, or a choice that does not depend on the seed."""

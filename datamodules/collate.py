@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import asdict, dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -34,6 +35,9 @@ class Collator:
         reason, position, epoch) and, if `digests`, digests. A draw without a sample is a row of BOS alone, without
         labels.
 
+    A list of draws shares a row, one sample behind the other, and what is said of them stands in the same order. Then
+    there are also segment_ids: (B, T) int64, which sample of its row a token belongs to, from 1; 0 is padding.
+
     A UserError is returned in place of the batch: raised here, in a worker, it would reach the user as a
     traceback.
     """
@@ -41,17 +45,24 @@ class Collator:
     def __init__(self, bos_id: int, pad_id: int, digests: bool = False):
         self.bos_id, self.pad_id, self.digests = bos_id, pad_id, digests
 
-    def __call__(self, draws: list[Draw | UserError]) -> dict[str, Any] | UserError:
+    def __call__(self, drawn: list[Draw | UserError | list[Draw | UserError]]) -> dict[str, Any] | UserError:
+        packed = isinstance(drawn[0], list)
+        draws = [draw for row in drawn for draw in row] if packed else drawn
         for draw in draws:
             if isinstance(draw, UserError):
                 return draw
         items = [draw.item if isinstance(draw.item, Encoded) else self._empty(draw) for draw in draws]
+        waiting = iter(items)
+        rows = [list(islice(waiting, len(row) if packed else 1)) for row in drawn]
+        segments = pad_sequence([_segments(row) for row in rows], batch_first=True)
         batch = {
-            "input_ids": _pad([item.input_ids for item in items], self.pad_id),
-            "attention_mask": _pad([torch.ones_like(item.input_ids) for item in items], 0),
-            "labels": _pad([item.labels for item in items], IGNORE),
-            "visual_targets_mask": _pad([item.visual_targets_mask for item in items], False),
+            "input_ids": _pad(rows, "input_ids", self.pad_id),
+            "attention_mask": segments.clamp(max=1),
+            "labels": _pad(rows, "labels", IGNORE),
+            "visual_targets_mask": _pad(rows, "visual_targets_mask", False),
         }
+        if packed:
+            batch["segment_ids"] = segments
         for name in (*VISUALS, "target_pixels", "sizes"):
             pixels = [getattr(item, name) for item in items if getattr(item, name) is not None]
             if pixels:
@@ -83,8 +94,16 @@ def digest(item: Encoded) -> str:
     return hashed.hexdigest()[:12]
 
 
-def _pad(rows: list[Tensor], value: float) -> Tensor:
-    return pad_sequence(rows, batch_first=True, padding_value=value)
+def _pad(rows: list[list[Encoded]], name: str, value: float) -> Tensor:
+    """One tensor of the samples, row by row, padded on the right."""
+    joined = [torch.cat([getattr(item, name) for item in row]) for row in rows]
+    return pad_sequence(joined, batch_first=True, padding_value=value)
+
+
+def _segments(row: list[Encoded]) -> Tensor:
+    """1, 2, ... for the tokens of the samples of a row."""
+    sizes = torch.tensor([len(item.input_ids) for item in row])
+    return torch.arange(1, len(row) + 1).repeat_interleave(sizes)
 
 
 def target_counts(batch: dict[str, Any]) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from typing import Any
 from datamodules.budget import Budget, Skipped
 from datamodules.collate import Collator, target_counts
 from datamodules.dataset import SampleDataset
+from datamodules.packing import PackedBatches, PackedOrder
 from datamodules.split import Split, StepBatches, TypedSplit
 from datamodules.workers import Batches
 from emu2_lit.errors import UserError
@@ -52,6 +53,7 @@ class WindowLoader:
             without length it fetches one batch ahead of what it has trained.
         begin: gives (global step, samples consumed of each type) when an iteration starts; all state is there.
         budget: counts bad samples over all ranks and ends the run, on every rank, when a source has too many.
+        packed: what a row holds, where several samples share one; `split` and `begin` then count rows.
     """
 
     dataset: SampleDataset
@@ -61,6 +63,7 @@ class WindowLoader:
     begin: Callable[[], tuple[int, Sequence[int]]]
     budget: Budget
     workers: int = 0
+    packed: PackedOrder | None = None
 
     def __len__(self) -> int:
         return self.steps * self.split.accumulation
@@ -69,6 +72,8 @@ class WindowLoader:
         first_step, consumed = self.begin()
         steps = self.steps - first_step % self.steps
         sampler = StepBatches(self.split, consumed, steps, first_step)
+        if self.packed:
+            sampler = PackedBatches(sampler, self.packed)
         source = map(_checked, Batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
             window = [next(source) for _ in range(self.split.accumulation)]

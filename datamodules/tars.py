@@ -4,15 +4,14 @@ Naming rules (evaluation_and_data: WebDataset): consecutive members that share a
 is the path up to the first dot of the file name, the suffix is the rest in lower case.
 """
 
-import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from datamodules.cached import Arrays, cache_folder, cached
 from datamodules.records import PackedRecords
 from emu2_lit.errors import UserError
 from emu2_lit.samples.sample import BadSample, FileSlice, stamp_of
@@ -30,7 +29,7 @@ class TarRecords:
 
     def __init__(self, path: Path, cache: Path | None = None):
         self.path, self.stamp = str(path), stamp_of(path)
-        self.groups = _cached_index(path, cache or default_cache())
+        self.groups = _cached_index(path, cache or cache_folder("tars"))
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -47,12 +46,6 @@ class TarRecords:
 
     def label(self, index: int) -> str:
         return self.groups[index]["key"]
-
-
-def default_cache() -> Path:
-    """Where indexes are kept, since a data folder may be read-only or shared."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "emu2_lit" / "tars"
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -130,25 +123,9 @@ def _is_compressed(path: Path) -> bool:
 
 
 def _cached_index(path: Path, cache: Path) -> PackedRecords:
-    status = path.stat()
-    name = hash_seed(INDEX_VERSION, path.resolve(), status.st_size, status.st_mtime_ns)
-    stored = cache / f"{name:016x}.npz"
-    try:
-        with np.load(stored, allow_pickle=False) as arrays:
-            return PackedRecords(arrays["blob"].tobytes(), arrays["ends"])
-    except (OSError, ValueError, KeyError):
-        pass
-    records = PackedRecords.pack(index_tar(path))
-    _store(stored, records)
-    return records
+    def index() -> Arrays:
+        records = PackedRecords.pack(index_tar(path))
+        return {"blob": np.frombuffer(records.blob, np.uint8), "ends": records.ends}
 
-
-def _store(target: Path, records: PackedRecords) -> None:
-    """Publish the index whole or, where nothing can be written, not at all; several processes may do so."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, suffix=".tmp", delete=False) as file:
-            np.savez(file, blob=np.frombuffer(records.blob, np.uint8), ends=records.ends)
-        os.replace(file.name, target)
-    except OSError:
-        return
+    arrays = cached(cache, hash_seed(INDEX_VERSION, path.resolve(), *stamp_of(path)), index)
+    return PackedRecords(arrays["blob"].tobytes(), arrays["ends"])

@@ -118,7 +118,9 @@ class _Watched(Dataset):
     def __init__(self, dataset: SampleDataset, board: _Board):
         self.dataset, self.board = dataset, board
 
-    def __getitem__(self, position: Position) -> Draw | UserError:
+    def __getitem__(self, position: Position | list[Position]) -> Draw | UserError | list[Draw | UserError]:
+        if isinstance(position, list):
+            return [self[one] for one in position]
         worker = get_worker_info().id
         self.board[worker] = position
         draw = self.dataset[position]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import GenerationMixin, LlamaForCausalLM, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from emu2_lit.model import loading, objective, saving
+from emu2_lit.model import loading, objective, packing, saving
 from emu2_lit.model.configuration import Emu2Config
 from emu2_lit.model.generation import ImageGeneration
 from emu2_lit.model.vision import Emu2VisionModel, pool
@@ -202,6 +202,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         labels: Tensor | None = None,
         visual_targets_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        segment_ids: Tensor | None = None,
         inputs_embeds: Tensor | None = None,
         past_key_values=None,
         use_cache: bool | None = None,
@@ -219,6 +220,8 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
                 `video_embeds` likewise for the `[gIMG]` slots of video frames.
             labels: (batch, length), aligned with input_ids, -100 not learned, shifted inside.
             visual_targets_mask: (batch, length) bool, the slots to regress; their targets are the pooled embeddings.
+            segment_ids: (batch, length), for rows that hold several samples: which one a token belongs to, from 1; 0
+                is padding (see model/packing.py). Takes the place of attention_mask and position_ids.
             all_logits: with labels or a mask, compute logits at every position, not only the learned ones.
         Raises:
             ValueError: slots and visual embeddings do not agree in number.
@@ -228,6 +231,8 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             inputs_embeds, visuals = self.embed_inputs(
                 input_ids, pixel_values, video_pixel_values, visual_embeds, video_embeds
             )
+        if segment_ids is not None:
+            attention_mask, position_ids = packing.attention(segment_ids), packing.positions(segment_ids)
         if position_ids is None and attention_mask is not None and past_key_values is None:
             position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
         training_pass = labels is not None or visual_targets_mask is not None

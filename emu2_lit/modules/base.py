@@ -28,6 +28,7 @@ from emu2_lit.strategies.shard import build_shards, own_piece, whole
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "pixel_values", "video_pixel_values", "visual_embeds", "video_embeds",
+    "segment_ids",
 )  # fmt: skip
 
 

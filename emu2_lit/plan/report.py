@@ -24,9 +24,10 @@ def describe(plan: Plan) -> str:
 
 def _head(plan: Plan) -> Iterator[str]:
     layout, load = plan.layout, plan.workload
+    row = "packed row" if load.packed else "sample"
     yield f"{plan.name}: {plan.network}, {layout.strategy} on {layout.devices} device(s)"
     yield (
-        f"One micro-batch: {load.samples} sample(s) of {load.length} tokens with {load.images} picture(s) each; "
+        f"One micro-batch: {load.samples} {row}(s) of {load.length} tokens with {load.images} picture(s) each; "
         "all text is taken as learned"
     )
 
@@ -69,7 +70,8 @@ def advice(plan: Plan) -> Iterator[str]:
 
 def _cost(plan: Plan) -> Iterator[str]:
     load, seconds = plan.workload, plan.step_seconds
-    yield f"One step: {plan.samples:,.0f} samples, {plan.samples * load.length:,.0f} tokens at most"
+    rows, most = ("packed rows", "") if load.packed else ("samples", " at most")
+    yield f"One step: {plan.samples:,.0f} {rows}, {plan.samples * load.length:,.0f} tokens{most}"
     work = f"{plan.work.total / 1e12:,.4g} TFLOP in a micro-batch"
     if plan.work.recomputed:
         work += f", {plan.work.recomputed / plan.work.total:.0%} of it recomputed"

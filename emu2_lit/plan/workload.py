@@ -24,6 +24,7 @@ class Workload:
         padded: one row is a token shorter than the others, so that attention needs a mask.
         regressed: pictures of each sample that are targets, its last ones; None: no picture is ever one.
         cached: pictures come as features, without the tower.
+        packed: what is called a sample here is a row that several share, so none is shorter.
     """
 
     samples: int
@@ -33,6 +34,7 @@ class Workload:
     padded: bool = True
     regressed: int | None = None
     cached: bool = False
+    packed: bool = False
 
     @property
     def tokens(self) -> int:
@@ -61,6 +63,8 @@ class Workload:
         labels = torch.full_like(ids, IGNORE)
         labels[:, self.length - learned :] = ids[:, self.length - learned :]
         batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        if self.packed:
+            batch["segment_ids"] = mask
         if self.regressed is not None:
             mask = ids == slot
             mask[:, : 1 + slots - self.regressed * len(picture)] = False

@@ -15,8 +15,8 @@ WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
     rules = (
-        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _feature_rules, _step_rules, _drawing_rules,
-        _resume_rules,
+        _model_rules, _tuning_rules, _decoder_rules, _data_rules, _packing_rules, _feature_rules, _step_rules,
+        _drawing_rules, _resume_rules,
     )  # fmt: skip
     return [message for rule in rules for message in rule(recipe)]
 
@@ -97,6 +97,16 @@ def _data_rules(recipe: Recipe) -> Iterator[str]:
             f"data.global_batch_size: {data.global_batch_size} is not a multiple of"
             f" data.micro_batch_size={data.micro_batch_size}"
         )
+
+
+def _packing_rules(recipe: Recipe) -> Iterator[str]:
+    """What is drawn anew in every epoch has another length each time, so only conversations can be packed."""
+    if not recipe.data.packing:
+        return
+    if recipe.tuning.objective != "chat":
+        yield f"data.packing: packs conversations, which objective {recipe.tuning.objective} has none of; remove it"
+    if recipe.data.types:
+        yield "data.packing: data.types have batch sizes in samples; remove one of them"
 
 
 def _feature_rules(recipe: Recipe) -> Iterator[str]:

@@ -73,8 +73,9 @@ class DataSection:
     mixing: Literal["alternate", "together"] = "alternate"  # a step holds one type, or each type's batch
     generation: GenerationSection = field(default_factory=GenerationSection)  # how subjects are shown
     pictures: PictureSection = field(default_factory=PictureSection)  # decoder, autoencoder: what is cut out of them
-    global_batch_size: int = 128  # samples of one optimizer step, over all devices (paper: 768)
-    micro_batch_size: int = 1  # samples of one forward pass on one device
+    packing: bool = False  # chat: conversations share rows of up to max_length tokens; batch sizes then count rows
+    global_batch_size: int = 128  # samples, or packed rows, of one optimizer step, over all devices (paper: 768)
+    micro_batch_size: int = 1  # samples, or packed rows, of one forward pass on one device
     max_length: int = 2048  # tokens; longer samples lose whole trailing turns (paper: 2048)
     workers: int = 2  # processes that read and decode, per device
     seed: int = 0  # of the order of the samples

@@ -35,6 +35,7 @@ from emu2_lit.strategies.choose import build_strategy
 
 _ORDER_KEYS = {  # what the data module's order depends on, and the recipe's key
     "seed": "data.seed", "types": "data.types", "fingerprints": "data.sources", "weights": "data.sources",
+    "packing": "data.packing",
 }  # fmt: skip
 _PREPARED = {"digits": prepare_digits, "episodes": prepare_episodes, "drawings": prepare_drawings}
 
@@ -117,6 +118,7 @@ def build_datamodule(recipe: Recipe, origin: Origin) -> ChatDataModule:
         bad_budget=data.bad_budget,
         types=data.types,
         mixing=data.mixing,
+        packing=data.packing,
         learn_pictures=recipe.tuning.objective == "unified",
         generation=data.generation if recipe.tuning.objective == "generation" else None,
         pictures=_pictures(recipe),
@@ -213,7 +215,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
     """Lightning's Trainer with every promise of the kit.
 
     Args:
-        samples: in one pass over the training data; needed for `trainer.max_epochs`.
+        samples: in one pass over the training data, or packed rows; needed for `trainer.max_epochs`.
         about: what every checkpoint tells about the run, see StepCheckpoint.
     Raises:
         UserError: the global batch does not divide into micro-batches over the devices.

@@ -87,7 +87,7 @@ def fit(recipe: Recipe) -> RunResult:
     origin = build_origin(recipe)
     datamodule = build_datamodule(recipe, origin)
     module = build_module(recipe, origin)
-    trainer = build_trainer(recipe, samples=sum(map(len, datamodule.sources)), about=about)
+    trainer = build_trainer(recipe, samples=datamodule.pass_length, about=about)
     if recipe.trainer.check_memory and not draws(recipe):
         check_memory(recipe, trainer)
     measure_use(recipe, trainer)

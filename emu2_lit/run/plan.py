@@ -111,6 +111,16 @@ def _preset_of(weights: str) -> str:
 
 
 def _plan(recipe: Recipe, given: Circumstances) -> Plan:
+    """The plan of the fullest micro-batch. A packed row may be all text or hold as many pictures as fit: of these, the
+    one that takes more."""
+    if not recipe.data.packing or given.images is not None:
+        return _plan_of(recipe, given)
+    most = (recipe.data.max_length - 2) // (network_config(recipe.model)[0].n_query + 2)
+    plans = [_plan_of(recipe, replace(given, images=images)) for images in {min(1, most), most}]
+    return max(plans, key=lambda made: made.peak)
+
+
+def _plan_of(recipe: Recipe, given: Circumstances) -> Plan:
     config, network = network_config(recipe.model)
     gpu = recipe.trainer.accelerator != "cpu" if given.gpu is None else given.gpu
     devices = given.devices or _devices(recipe)
@@ -232,7 +242,9 @@ def _workload(recipe: Recipe, config: Emu2Config, images: int | None, devices: i
         images = min(most, (data.max_length - 2) // (config.n_query + 2))
     samples = min(data.micro_batch_size, max(1, _samples(recipe)[1] // devices))
     regressed = {"unified": images, "generation": min(images, 1)}.get(objective)
-    return Workload(samples, data.max_length, images, regressed=regressed, cached=bool(data.features))
+    return Workload(
+        samples, data.max_length, images, regressed=regressed, cached=bool(data.features), packed=data.packing
+    )
 
 
 Change = tuple[str, tuple[Recipe, Circumstances]]

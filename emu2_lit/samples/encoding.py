@@ -98,8 +98,7 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         processor: an Emu2Processor.
         for_generation: the sample ends in a question; it has no labels and is never cut.
     """
-    ids, learn = processor.encode_segments(to_segments(sample))
-    length = _fitting_length(ids, processor.tokenizer.eos_id, max_length, may_cut=sample.is_chat and not for_generation)
+    ids, learn, length = _tokens(sample, processor, max_length, may_cut=sample.is_chat and not for_generation)
     input_ids, learned = torch.tensor(ids[:length]), torch.tensor(learn[:length])
     if not for_generation and not learned.any():
         raise BadSample("nothing to learn" + (f" within {max_length} tokens" if length < len(ids) else ""))
@@ -117,6 +116,17 @@ def encode(sample: Sample, processor: Any, max_length: int | None = None, for_ge
         **_targets(sample),
         dropped_tokens=len(ids) - length,
     )
+
+
+def token_length(sample: Sample, processor: Any, max_length: int) -> int:
+    """How many tokens `encode` makes of a sample; no picture is read. Raises BadSample when it does not fit."""
+    return _tokens(sample, processor, max_length, may_cut=sample.is_chat)[2]
+
+
+def _tokens(sample: Sample, processor: Any, max_length: int | None, may_cut: bool) -> tuple[list[int], list[bool], int]:
+    """All ids of a sample, which of them are learned, and how many are kept."""
+    ids, learn = processor.encode_segments(to_segments(sample))
+    return ids, learn, _fitting_length(ids, processor.tokenizer.eos_id, max_length, may_cut)
 
 
 def prompt(sample: Sample) -> tuple[Sample, str]:

@@ -62,6 +62,7 @@ def test_rates_of_tokens_samples_and_learned_tokens_belong_together(tmp_path):
     rates = logged.steps[4]
     assert rates["tokens_per_second"] / rates["samples_per_second"] == pytest.approx(TOKENS / SAMPLES)
     assert rates["learned_tokens_per_second"] / rates["tokens_per_second"] == pytest.approx(LEARNED / TOKENS)
+    assert rates["padding"] == pytest.approx(0.3)  # 7 tokens of 2 x 5 positions
     assert rates["peak_memory_gib"] > 0.05
 
 
@@ -80,6 +81,18 @@ def test_pairs_are_counted_by_sample(tmp_path):
     make_trainer(tmp_path, 1, throughput).fit(ToyModule(), Batches(1))
     lengths = torch.cat([batch["attention_mask"].sum(1) for batch in Batches(1)])
     assert seen == [{"tokens": TOKENS, "pairs": int((lengths**2).sum()), "pictures": 0, "learned": LEARNED}]
+
+
+def test_samples_that_share_a_row_count_each_for_itself(tmp_path):
+    """A row of three samples and padding, and one of two: pairs are those of tokens that may see each other."""
+    segments, seen, logged = torch.tensor([[1, 1, 1, 2, 3, 0], [1, 1, 2, 2, 2, 2]]), [], Logged()
+    extra = dict(segment_ids=segments, attention_mask=segments.clamp(max=1), sample_ids=["a", "b", "c", "d", "e"])
+    throughput = Throughput()
+    throughput.measure_use(lambda **counts: seen.append(counts) or 1.0, rate=1.0)
+    make_trainer(tmp_path, 2, throughput, logged).fit(ToyModule(), Batches(2, **extra))
+    assert seen[0] | {"learned": 0} == {"tokens": 22, "pairs": 2 * (9 + 1 + 1 + 4 + 16), "pictures": 0, "learned": 0}
+    assert throughput.totals()["consumed_samples"] == 2 * 2 * 5
+    assert logged.steps[1]["padding"] == pytest.approx(1 / 12)
 
 
 def test_waiting_for_data_is_seen(tmp_path):

@@ -62,6 +62,7 @@ def chat_run(
     workers: int = 0,
     strategy: str | None = None,
     rehearsed: bool = False,
+    packing: bool = False,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
     config = Emu2Config.preset("tiny")
@@ -79,6 +80,7 @@ def chat_run(
         micro_batch_size=micro,
         max_length=256,
         workers=workers,
+        packing=packing,
     )
     rehearsal = Rehearsal(partial(_blank_batch, config.with_role_tokens()), wanted=rehearsed)
     return run(module, datamodule, root, rehearsal, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)

@@ -47,6 +47,11 @@ CONFLICTS = {
     "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
     "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
     "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
+    "packed documents": (["data.packing=true", "tuning.objective=unified"], "data.packing: packs conversations"),
+    "packed types": (
+        ["data.packing=true", "data.types=[{name: a, batch_size: 8}]"],
+        "data.packing: data.types have batch sizes in samples",
+    ),
     "one beta": (["optimizer.betas=[0.9]"], "optimizer.betas: expected two numbers"),
 }
 

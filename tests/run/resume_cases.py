@@ -16,6 +16,10 @@ from tests.run.conftest import chat_recipe
 KINDS = {
     "one source": ["data.sources.0.limit=20"],  # 48 samples are drawn: it is seen twice and a half
     "several sources": ["data.sources.0.weight=3", "data.sources.0.limit=20", "data.sources.1.weight=1.5"],
+    "packed rows": [
+        "data.packing=true", "data.max_length=400", "data.sources.0.weight=3", "data.sources.0.limit=50",
+        "data.sources.1.weight=1.5",
+    ],
     "one type in a step": [
         "data.types=[{name: many, batch_size: 8, weight: 2}, {name: few, batch_size: 4}]", "data.mixing=alternate",
         "data.sources.0.type=many", "data.sources.1.type=few", "data.sources.1.limit=10", "data.global_batch_size=128",

@@ -6,7 +6,7 @@ import pytest
 
 from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
-from emu2_lit.plan import GIB
+from emu2_lit.plan import GIB, describe
 from emu2_lit.run import build_trainer, fit
 from emu2_lit.run import room as memory
 from emu2_lit.run.plan import Circumstances, network_config, open_recipe, plan, plannable
@@ -40,6 +40,19 @@ def test_lora_of_the_published_size():
     assert made.layout.network.trained == 121_896_960  # rank 16 on all linear layers of the LM
     assert made.fits and made.peak < 76 * GIB  # what users have measured is 73 to 76 GiB
     assert "LM block" in made.memory.peak.name
+
+
+def test_packed_rows_are_full():
+    """Of pictures or of text, whichever takes more."""
+    packed, alone = plan(open_recipe("chat/lora")), plan(open_recipe("chat/lora", ["data.packing=false"]))
+    assert (
+        packed.workload.images == 2046 // 258 and packed.peak > alone.peak and packed.step_seconds > alone.step_seconds
+    )
+    assert "1 packed row(s) of 2048 tokens" in describe(packed) and "16 packed rows, 32,768 tokens\n" in describe(
+        packed
+    )
+    many = plan(open_recipe("chat/lora", ["data.max_length=128"]))
+    assert many.workload.images == 0
 
 
 def test_four_bits_fit_a_smaller_device():

@@ -74,11 +74,12 @@ def _fit_ranks(recipe, step):
     return fit_with(recipe, *([SignalAt(step)] if step is not None else [])).status
 
 
-@pytest.mark.parametrize("ranks", [(2, 1), (1, 2), (2, 2)])
-def test_onto_another_number_of_ranks(ranks, tmp_path, caption_model):
+@pytest.mark.parametrize(("ranks", "packing"), [((2, 1), False), ((1, 2), False), ((2, 2), False), ((2, 1), True)])
+def test_onto_another_number_of_ranks(ranks, packing, tmp_path, caption_model):
     """At the same global batch, and onto as many: Lightning would give all ranks the loader state of rank 0. Dropout is
     drawn by micro-batch and rank, so it is off."""
     plain = ("tuning.lora.dropout=0.0", "data.sources.0.limit=20", "callbacks.report=true")
+    plain += (f"data.packing={packing}", "data.max_length=400") if packing else ()
     straight = fit(quiet(tmp_path / "straight", caption_model, *plain)).directory
     for count, step in zip(ranks, (2, None), strict=True):
         size = [f"trainer.devices={count}", f"data.micro_batch_size={4 // count}"]
