@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -99,7 +100,8 @@ class _Watch:
             return False
 
     def _tell(self) -> None:
-        """Exchange reports; the lowest rank that can says what they mean, and leaves last."""
+        """Exchange reports; the lowest rank that can says what they mean. Who leaves sooner breaks the collectives that
+        the others wait in, and their processes end before they have spoken."""
         reports = {self.rank: self._report()}
         try:
             reports = self._exchanged(reports[self.rank])
@@ -107,7 +109,12 @@ class _Watch:
             pass
         if self.rank == min(reports):
             print(verdict(reports, self.world_size, self.seconds), file=sys.stderr, flush=True)
+            with suppress(dist.DistError):
+                self._store.set(_key("said"), "")
             time.sleep(self.interval)  # launchers kill all when one leaves, and with the first rank goes the store
+        else:
+            with suppress(dist.DistError):
+                self._store.wait([_key("said")], timedelta(seconds=10 * self.interval))
 
     def _exchanged(self, report: dict[str, Any]) -> dict[int, dict[str, Any]]:
         """The reports of all ranks that answer."""

@@ -17,7 +17,7 @@ class Poison(Callback):
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
         if (batch["window"]["step"], batch["window"]["micro_batch"]) == self.place:
-            batch["pixel_values"].fill_(torch.nan)
+            batch["pixel_values"] = torch.full(batch["pixel_values"].shape, torch.nan)
 
 
 def test_a_stop_right_after_a_dropped_update(tmp_path, caption_model):
