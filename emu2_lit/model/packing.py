@@ -2,8 +2,8 @@
 
 A row is described by `segment_ids`, (batch, length) int64: 1, 2, ... for the tokens of its samples, 0 for padding on
 the right. The mask is explicit because transformers finds samples by their positions only where there is no mask and no
-cache; everywhere else it would let them see each other without a word. PyTorch's attention takes it on every device; on
-a GPU it reads it in its memory-efficient kernel.
+cache; everywhere else it would let them see each other without a word. The kit's only attention, PyTorch's, takes it on
+every device; what it costs is the pairs that it hides, little where rows are short beside the width of the network.
 """
 
 import torch
