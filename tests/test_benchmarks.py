@@ -19,7 +19,7 @@ def test_says_its_command_and_has_a_result(name):
 
 SMALL = {
     "loader": ["--samples=16", "--workers=0", "--repeats=1"],
-    "packing": ["--samples=8", "--width=32", "--repeats=1"],
+    "packing": ["--samples=4", "--width=32", "--repeats=1"],
     "published_size": ["--preset=tiny", "--length=96", "--repeats=1"],
     "supervised_logits": ["--length=64", "--width=32"],
     "training_overhead": ["--preset=tiny", "--steps=3"],
