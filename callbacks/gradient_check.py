@@ -20,7 +20,7 @@ class GradientCheck(StepCallback):
     """Within `steps` optimizer steps every tensor that trains must once have had a finite, non-zero gradient.
 
     One step is not enough: `lora_A` gets none as long as `lora_B` is zero. The parts that see pictures are judged
-    only after `steps` steps with pictures.
+    only after `steps` steps with pictures. DeepSpeed shows nobody its gradients, and is not judged.
 
     Raises:
         UserError: a trained tensor had no such gradient, or no step had a target; on all ranks at once.
@@ -31,6 +31,8 @@ class GradientCheck(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        if trainer.strategy.handles_gradient_accumulation:
+            self.steps = 0
         self._unproven = {name: p for name, p in pl_module.named_parameters() if p.requires_grad} if self.steps else {}
         self._seen = self._picture_steps = self._targets = 0
         self._pictures = False

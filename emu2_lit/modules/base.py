@@ -24,6 +24,7 @@ from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import apply_settings, make_optimizer, parameter_groups, schedule
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
+from emu2_lit.strategies.partition import build_partitions
 from emu2_lit.strategies.shard import build_shards, own_piece, whole
 
 MODEL_INPUTS = (
@@ -117,7 +118,7 @@ class TuningModule(LightningModule):
         """Build the model once; Lightning calls this before every run."""
         if self.model is not None:
             return
-        model = self._build() if self.device_mesh is None else self._build_empty()
+        model = self._build_empty() if self.device_mesh is not None or self._partitions else self._build()
         if not self.tower:
             model.drop_tower()
         if self.processor is None:
@@ -134,7 +135,7 @@ class TuningModule(LightningModule):
         self.model.train()  # loading leaves it in evaluation mode, without dropout
         for parameter in self.model.parameters():
             if parameter.requires_grad:  # updates of 1e-5 are lost in the 8 bits of a bfloat16 weight
-                parameter.data = parameter.data.float()
+                parameter.data = parameter.data.to(self._engine_dtype or torch.float32)
         if self.activation_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if self.compiled:
@@ -142,6 +143,22 @@ class TuningModule(LightningModule):
         if self.device_mesh is not None:
             precision, device = self.trainer.precision, self.trainer.strategy.root_device
             build_shards(self.model, model, self._source(model), self.device_mesh, precision, device)
+        elif self._partitions:
+            strategy = self.trainer.strategy
+            source, dtype = self._source(model), self._engine_dtype
+            build_partitions(self.model, model, source, strategy.config, dtype, strategy.root_device)
+
+    @property
+    def _partitions(self) -> bool:
+        """Whether DeepSpeed takes the weights apart (ZeRO-3)."""
+        return self._trainer is not None and getattr(self.trainer.strategy, "zero_stage_3", False)
+
+    @property
+    def _engine_dtype(self) -> torch.dtype | None:
+        """In what DeepSpeed holds all weights, where it computes in 16 bits; it keeps float32 copies of what trains."""
+        if self._trainer is None or not self.trainer.strategy.handles_gradient_accumulation:
+            return None
+        return {"bf16": torch.bfloat16, "16": torch.float16}.get(self.trainer.precision.partition("-")[0])
 
     def _build(self) -> Emu2ForConditionalGeneration:
         if isinstance(self.source, Emu2ForConditionalGeneration):
@@ -174,7 +191,9 @@ class TuningModule(LightningModule):
             return None
         if isinstance(self.source, Emu2Config):
             seed = hash_seed(self.seed, "random weights") % 2**63
-            tensors = drawn_tensors(self.source, seed, partial(own_piece, mesh=self.device_mesh))
+            mesh = self.device_mesh
+            piece = partial(own_piece, mesh=mesh) if mesh is not None else lambda tensor: tensor
+            tensors = drawn_tensors(self.source, seed, piece)
         else:
             tensors = iterate_tensors(self.source)
         if not self.tower:
@@ -297,6 +316,8 @@ class TuningModule(LightningModule):
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            if not gradients:  # DeepSpeed shows nobody its own
+                return
             self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)))
 
     # -- optimizer -------------------------------------------------------------------------------------------
@@ -328,7 +349,8 @@ class TuningModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises UserError unless the checkpoint holds what trains, all of it and nothing else, in the same shapes."""
         saved = {name: tuple(tensor.shape) for name, tensor in checkpoint["state_dict"].items()}
-        wanted = {name: tuple(p.shape) for name, p in self.named_parameters() if p.requires_grad}
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        wanted = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in trained}
         if differing := sorted(name for name, _ in saved.items() ^ wanted.items()):
             examples = list(dict.fromkeys(differing))
             raise UserError(

@@ -91,11 +91,14 @@ def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, settings: Optimize
     Args:
         groups: what `parameter_groups` gives.
     """
+    defaults = getattr(optimizer, "defaults", {})  # DeepSpeed's has none
     for group, wanted, factor in zip(optimizer.param_groups, groups, scheduler.lr_lambdas, strict=True):
         rate = wanted["lr"]
         group.update(betas=tuple(settings.betas), eps=settings.eps, weight_decay=wanted["weight_decay"])
         group.update(initial_lr=rate, lr=rate * factor(scheduler.last_epoch))
-        group.update({key: optimizer.defaults[key] for key in ("fused",) if key in group})  # as this machine has it
+        group.update(
+            {key: defaults[key] for key in ("fused",) if key in group and key in defaults}
+        )  # as this machine has it
     scheduler.base_lrs = [wanted["lr"] for wanted in groups]
 
 

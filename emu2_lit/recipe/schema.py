@@ -23,6 +23,10 @@ Preset = Literal["emu2", "emu2-chat", "emu2-gen", "small", "tiny"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 Part = Literal["visual", "project_up", "project_down", "embeddings", "lm", "lm_head"]
 Objective = Literal["chat", "caption", "unified", "generation", "decoder", "autoencoder"]
+Strategy = Literal[
+    "auto", "ddp", "fsdp", "hsdp",
+    "deepspeed_stage_2", "deepspeed_stage_2_offload", "deepspeed_stage_3", "deepspeed_stage_3_offload",
+]  # fmt: skip
 Precision = Literal["32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true"]
 Logger = Literal["tensorboard", "csv", "wandb"]
 
@@ -92,7 +96,7 @@ class TrainerSection:
     accelerator: str = "auto"  # auto, cpu, gpu, ...
     devices: int | str = "auto"  # how many, or which: '0,1'
     num_nodes: int = 1  # machines
-    strategy: Literal["auto", "ddp", "fsdp", "hsdp"] = "auto"  # auto: one device, or ddp on several
+    strategy: Strategy = "auto"  # auto: one device, or ddp on several
     shard_devices: int | None = None  # hsdp: devices that divide the model between them; null: those of one machine
     precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16); -true: of what trains, too
     gradient_clip_val: float | None = 5.0  # largest norm of the gradient (paper: 5.0); null: no clipping

@@ -7,6 +7,7 @@ from emu2_lit.errors import UserError
 from emu2_lit.run.assemble import build_module, build_origin
 from emu2_lit.run.fit import save_result
 from emu2_lit.strategies import AtomicCheckpointIO
+from emu2_lit.strategies.engine_files import read_about_engine, read_trained
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -27,7 +28,10 @@ def write_result(checkpoint: Path, folder: Path) -> None:
     origin = build_origin(recipe)
     module = build_module(recipe, origin)
     module.configure_model()
-    saved = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu", weights_only=True)
+    if read_about_engine(checkpoint):
+        saved = {"state_dict": read_trained(checkpoint)}
+    else:
+        saved = AtomicCheckpointIO().load_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     module.on_load_checkpoint(saved)
     module.load_state_dict(saved["state_dict"], strict=False)
     save_result(module, recipe, origin.name, folder)

@@ -10,6 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from emu2_lit.errors import UserError
+from emu2_lit.strategies.engine_files import read_about_engine
 from emu2_lit.strategies.publish import sync_file
 from emu2_lit.strategies.sharded_files import read_whole
 
@@ -36,7 +37,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         sync_file(path.parent)
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Whole, also where ranks wrote it in pieces. Raises UserError where it is no checkpoint, or damaged."""
+        """Whole, also where ranks wrote it in pieces. Raises UserError where it is no checkpoint, or damaged, or
+        DeepSpeed's."""
+        if about := read_about_engine(Path(path)):
+            raise UserError(
+                f"{path}: DeepSpeed wrote this checkpoint, and only trainer.strategy=deepspeed_stage_{about['stage']} "
+                "goes on from it; or export it, and start from the result"
+            )
         try:
             if Path(path).is_dir():
                 checkpoint = read_whole(Path(path))

@@ -5,11 +5,13 @@ from typing import Any
 
 from lightning.pytorch.strategies import Strategy
 
+from emu2_lit.strategies.deepspeed import stages
 from emu2_lit.strategies.fsdp import HybridShardedStrategy, ShardedStrategy
 
 _BUILDERS: dict[str, Callable[..., Strategy]] = {
     "fsdp": lambda trainer: ShardedStrategy(),
     "hsdp": lambda trainer: HybridShardedStrategy(trainer.shard_devices),
+    **stages(),
 }
 
 

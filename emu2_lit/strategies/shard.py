@@ -12,6 +12,7 @@ from torch.distributed.tensor.placement_types import Replicate, Shard
 from emu2_lit.model.loading import compute_buffers
 from emu2_lit.model.parts import published, tuning_mode
 from emu2_lit.ranks import place
+from emu2_lit.strategies import partition
 
 _FORWARD = ("generate", "generate_image", "encode_image")  # entered from outside, besides `forward`
 
@@ -115,6 +116,8 @@ def sharded_like(parameter: DTensor, own: Tensor) -> DTensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece. Where it is divided every rank must call this."""
+    if partition.is_partitioned(tensor):
+        return partition.whole(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -127,14 +130,14 @@ def gathered_state(
     Args:
         dtype: of floating tensors; default as they are.
     """
-    state = model.state_dict()
-    if not any(isinstance(tensor, DTensor) for tensor in state.values()):
+    state = model.state_dict(keep_vars=True)
+    if not any(isinstance(tensor, DTensor) or partition.is_partitioned(tensor) for tensor in state.values()):
         return None
     gathered: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if adapters_only and tuning_mode(name, True) == "full":
             continue
-        full = whole(tensor.detach())
+        full = whole(tensor).detach()
         if place()[0] == 0:
             gathered[name] = full.to("cpu", dtype if full.is_floating_point() else None)
     return gathered

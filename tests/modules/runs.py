@@ -123,5 +123,5 @@ def run(
         plugins=[AtomicCheckpointIO()],
     )
     trainer.fit(module, datamodule, ckpt_path=resume)
-    trained = {name: whole(p.detach()).clone() for name, p in module.named_parameters() if p.requires_grad}
+    trained = {name: whole(p).detach().clone() for name, p in module.named_parameters() if p.requires_grad}
     return Ran(trained, recorder.losses, recorder.checkpoint)
