@@ -31,7 +31,7 @@ test-slurm: install  ## run the tests on a real SLURM of this machine alone (und
 	  test "$$(id -u)" = 0 && command -v apt-get > /dev/null && \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq $(SLURM) > /dev/null; } || { \
 	  echo "SLURM is missing. On Debian or Ubuntu, as root: apt-get install $(SLURM)" >&2; exit 2; }
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slurm tests/slurm
 
 test-long: install  ## run the tests that take minutes each: the full quickstarts
 	$(BIN)/python -m pytest -q -m long

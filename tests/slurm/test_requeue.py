@@ -127,40 +127,48 @@ def test_the_end_of_the_time_warns_and_a_stop_is_for_good(jobs, long, capsys):
     assert main(["stop", "long"]) == 2
 
 
-def test_a_preempted_run_goes_on_with_its_own_checkpoints_where_it_began_with_anothers(jobs, straight):
+def test_runs_that_lose_their_machine_go_on_from_their_own_checkpoints(jobs, straight):
+    """One began with another's checkpoint and is preempted. The other's node breaks down; then it may not be requeued,
+    and another job goes on."""
     earlier = f"{straight}/checkpoints/step=0000010.ckpt"
-    job = jobs.submit("low", "slurm.partition=low", "slurm.extra=[--nodelist=n1]", f"resume.checkpoint={earlier}")
+    low = jobs.submit("low", "slurm.partition=low", "slurm.extra=[--nodelist=n1]", f"resume.checkpoint={earlier}")
+    moved = jobs.submit("moved", "slurm.extra=[--nodelist=n0]")
     jobs.wait_for_checkpoint("low")
-    other = jobs.cluster.call(
-        "sbatch", "--parsable", "--nodelist=n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1"
-    )
-    assert_completed_after_a_restart(jobs, "low", job)
-    assert jobs.cluster.state(other.strip()) == "COMPLETED"
+    urgent = ("sbatch", "--parsable", "--nodelist=n1", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 1")
+    other = jobs.cluster.call(*urgent).strip()
+    jobs.wait_for_checkpoint("moved")
+    move(jobs, "moved", moved)
+    successor = forbid_requeueing(jobs, "moved", moved)
+
+    assert_completed_after_a_restart(jobs, "low", low)
+    assert jobs.cluster.state(other) == "COMPLETED"
     assert "SIGTERM: saved at step" in jobs.log("low")
     began = re.findall(r"Restored all states from the checkpoint at (\S+)", jobs.log("low"))
     assert began == [earlier, f"low/checkpoints/step={starts('low')[1]:07d}.ckpt"]
-    assert weights("low") == weights(straight)
 
-
-def test_a_run_goes_on_after_its_node_has_broken_down_and_where_requeueing_is_forbidden(jobs, straight):
-    """From its last checkpoint, on another node; then in another job."""
-    job = jobs.submit("moved", "slurm.extra=[--nodelist=n0]")
-    jobs.wait_for_checkpoint("moved")
-    try:
-        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=down", "reason=test")
-        jobs.wait_for_state("moved", job, "PENDING", *OVER)
-        jobs.cluster.call("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
-        jobs.wait_for_status("moved", phase="training", restarts=1)
-    finally:
-        jobs.cluster.resume("n0")
-    jobs.cluster.call("scontrol", "update", f"jobid={job}", "requeue=0")
-    jobs.cluster.call("scancel", "--signal=USR1", job)
-    successor = wait_for(lambda: (now := job_id_of(Path("moved"))) != job and now, 60, lambda: jobs.told("moved"))
     assert_completed(jobs, "moved", successor)
     first, second, third = starts("moved")
     assert first == 0 and 10 <= second < third < STEPS, jobs.told("moved")
     assert read_json(Path("moved/status.json"))["restarts"] == 2 and "Restart 2 of this job" in jobs.log("moved")
-    assert weights("moved") == weights(straight)
+    assert weights("low") == weights("moved") == weights(straight)
+
+
+def move(jobs: Jobs, run: str, job: str) -> None:
+    """Take down the job's node n0 and wait until the run goes on upon n1."""
+    try:
+        jobs.cluster.call("scontrol", "update", "nodename=n0", "state=down", "reason=test")
+        jobs.wait_for_state(run, job, "PENDING", *OVER)
+        jobs.cluster.call("scontrol", "update", f"jobid={job}", "reqnodelist=n1")
+        jobs.wait_for_status(run, phase="training", restarts=1)
+    finally:
+        jobs.cluster.resume("n0")
+
+
+def forbid_requeueing(jobs: Jobs, run: str, job: str) -> str:
+    """Warn the job where it may not be requeued; the job that goes on after it is returned."""
+    jobs.cluster.call("scontrol", "update", f"jobid={job}", "requeue=0")
+    jobs.cluster.call("scancel", "--signal=USR1", job)
+    return wait_for(lambda: (now := job_id_of(Path(run))) != job and now, 60, lambda: jobs.told(run))
 
 
 def test_a_waiting_job_is_cancelled_by_stop(jobs, capsys):
