@@ -1,20 +1,35 @@
-"""Recipes as they stand, divided over two processes: the figures are those of one, callbacks in between included."""
+"""Recipes as they stand, divided over two processes: the figures are those of one, callbacks in between included, and
+a checkpoint is exported as what the run itself left."""
+
+from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
+from callbacks import find_last_checkpoint
 from emu2_lit import recipe as recipes
 from emu2_lit.run import fit
+from emu2_lit.run.restore import write_result
 from tests.distributed import run_ranks
 
 FEW = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.workers=0", "data.validation_limit=8",
        "run.logger=[]"]  # fmt: skip
-CASES = {
+NAMES = {
     "quickstart/in_context": ["data.micro_batch_size=4", "data.global_batch_size=8",
                               "evaluation.benchmarks.0.limit=8"],
     "quickstart/generation": ["data.types.0.batch_size=4", "data.types.1.batch_size=4", "data.micro_batch_size=2",
                               "evaluation.benchmarks.0.limit=4", "drawing.steps=2"],
     "pretrain/tiny_episodes": ["model.weights=tiny-in-context"],
 }  # fmt: skip
+KINDS = [
+    ("quickstart/in_context", "fsdp"),
+    ("quickstart/generation", "fsdp"),
+    ("pretrain/tiny_episodes", "fsdp"),
+    ("quickstart/in_context", "deepspeed_stage_2"),
+    ("quickstart/generation", "deepspeed_stage_3"),
+    ("quickstart/in_context", "deepspeed_stage_3_offload"),
+]
 
 
 def figures(name: str, overrides: list[str]) -> dict[str, float]:
@@ -23,16 +38,60 @@ def figures(name: str, overrides: list[str]) -> dict[str, float]:
     return {key: value for key, value in summary.items() if key.startswith(("train/", "val/", "in_", "generation"))}
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_as_on_one_process(name, tmp_path, episodes, drawings):
-    data = tmp_path / "data"
-    data.mkdir()
-    (data / "episodes").symlink_to(episodes)
-    (data / "drawings").symlink_to(drawings)
-    overrides = [*FEW, *CASES[name], f"data.folder={data}"]
-    alone = figures(name, [*overrides, f"run.dir={tmp_path / 'one'}"])
-    divided = [f"run.dir={tmp_path / 'two'}", "trainer.strategy=fsdp", "trainer.devices=2"]
-    first, second = run_ranks(figures, 2, name, [*overrides, *divided])
+@pytest.fixture(scope="module")
+def data(tmp_path_factory, episodes, drawings) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "episodes").symlink_to(episodes)
+    (folder / "drawings").symlink_to(drawings)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, data):
+    """Figures of a recipe on one process."""
+    known = {}
+
+    def run(name: str) -> dict[str, float]:
+        if name not in known:
+            folder = tmp_path_factory.mktemp("one")
+            known[name] = figures(name, [*FEW, *NAMES[name], f"data.folder={data}", f"run.dir={folder}"])
+        return known[name]
+
+    return run
+
+
+@pytest.mark.parametrize(("name", "strategy"), KINDS)
+def test_as_on_one_process(name, strategy, tmp_path, data, alone):
+    run = tmp_path / "run"
+    divided = [f"data.folder={data}", f"run.dir={run}", f"trainer.strategy={strategy}", "trainer.devices=2"]
+    first, second = run_ranks(figures, 2, name, [*FEW, *NAMES[name], *divided])
     assert first == second
-    assert first == pytest.approx(alone, rel=1e-4)
     assert any(key.startswith(("in_context", "generation/", "val/")) for key in first)
+    assert first == pytest.approx(alone(name), rel=1e-4)
+    write_result(find_last_checkpoint(run / "checkpoints"), tmp_path / "exported")
+    (left,) = [*run.glob("adapter/*.safetensors"), *run.glob("model/model.safetensors")]
+    there, exported = load_file(left), load_file(tmp_path / "exported" / left.name)
+    assert there.keys() == exported.keys()
+    for key, tensor in there.items():
+        assert_close(exported[key], tensor, rtol=1e-6, atol=1e-7, msg=key)
+
+
+def poisoned(name: str, overrides: list[str]) -> str:
+    """What a run is told that divides zero by zero."""
+    import torch
+
+    from emu2_lit.errors import UserError
+    from tests.run.test_nonfinite import Poison, fit_with
+
+    with pytest.raises(UserError) as caught:
+        fit_with(recipes.load(name, overrides), Poison(1, 0))
+    assert torch.distributed.is_initialized()
+    return str(caught.value)
+
+
+def test_an_engine_that_makes_its_own_steps_is_stopped_by_a_bad_loss(tmp_path, data):
+    recipe = "quickstart/in_context"
+    divided = [f"data.folder={data}", f"run.dir={tmp_path}", "trainer.strategy=deepspeed_stage_2", "trainer.devices=2",
+               "evaluation.benchmarks=[]", "data.validation=[]"]  # fmt: skip
+    for told in run_ranks(poisoned, 2, recipe, [*FEW, *NAMES[recipe][:2], *divided]):
+        assert "step 2: the loss (nan)" in told and "so the run stops" in told
