@@ -1,5 +1,5 @@
 PYTHON ?= python3
-EXTRAS ?= dev,qlora,parquet,generation
+EXTRAS ?= dev,qlora,parquet,generation,deepspeed
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed

@@ -150,10 +150,18 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         )
 
     def embed_inputs(
-        self, input_ids: Tensor, pixel_values=None, video_pixel_values=None, visual_embeds=None, video_embeds=None
+        self,
+        input_ids: Tensor,
+        pixel_values=None,
+        video_pixel_values=None,
+        visual_embeds=None,
+        video_embeds=None,
+        written: bool = False,
     ) -> tuple[Tensor, list[tuple[int, Tensor]]]:
         """Token embeddings with every visual slot filled.
 
+        Args:
+            written: by the model itself, token by token: what looks like a slot is a word like any other.
         Returns:
             (batch, length, hidden_size) and, for stills and frames, (slot id, (pictures, n, visual width)).
         Raises:
@@ -167,7 +175,7 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
             (self.config.special_ids["<image>"], stills if visual_embeds is None else visual_embeds),
             (self.config.special_ids["[gIMG]"], frames if video_embeds is None else video_embeds),
         ]
-        for slot_id, visual in visuals:
+        for slot_id, visual in () if written else visuals:
             slots = input_ids == slot_id
             given = 0 if visual is None else visual.shape[0] * visual.shape[1]
             if int(slots.sum()) != given:
@@ -228,9 +236,9 @@ class Emu2ForConditionalGeneration(ImageGeneration, PreTrainedModel, GenerationM
         """
         visuals = []
         if inputs_embeds is None:
-            inputs_embeds, visuals = self.embed_inputs(
-                input_ids, pixel_values, video_pixel_values, visual_embeds, video_embeds
-            )
+            pictures = pixel_values, video_pixel_values, visual_embeds, video_embeds
+            written = past_key_values is not None and all(given is None for given in pictures)
+            inputs_embeds, visuals = self.embed_inputs(input_ids, *pictures, written=written)
         if segment_ids is not None:
             attention_mask, position_ids = packing.attention(segment_ids), packing.positions(segment_ids)
         if position_ids is None and attention_mask is not None and past_key_values is None:

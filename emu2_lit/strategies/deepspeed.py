@@ -67,7 +67,13 @@ class EngineStrategy(DeepSpeedStrategy):
         for name, buffer in model.named_buffers():
             if name in exact:
                 buffer.data = exact[name].to(buffer.device)
+        self._engine = engine
         return engine, made
+
+    def _initialize_deepspeed_inference(self, model) -> None:
+        """A validation after the last step goes on with the engine that has trained."""
+        self.model = self._engine
+        model.to(self.root_device)  # Lightning moves models to main memory at the end of a fit
 
     def model_sharded_context(self):
         """The module divides itself, for which it needs the configuration."""

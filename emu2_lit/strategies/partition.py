@@ -46,8 +46,8 @@ def build_partitions(
 
 
 def _start_tokens(root: nn.Module) -> None:
-    """Rows of new tokens, which PEFT trains apart, start as they are in the embedding. Their layer reads the embedding
-    without calling it, which ZeRO must be told."""
+    """Rows of new tokens, which PEFT trains apart, start as they are in the embedding. Their layer reads them and
+    the embedding without calling what holds them, which ZeRO must be told."""
     from deepspeed import zero
 
     for layer in [module for module in root.modules() if hasattr(module, "trainable_tokens_delta")]:
@@ -57,6 +57,7 @@ def _start_tokens(root: nn.Module) -> None:
             own = rows[layer.token_indices[name]].to(delta.dtype)
             layer.trainable_tokens_delta[name] = nn.Parameter(own.clone(), requires_grad=delta.requires_grad)
             layer.trainable_tokens_original[name] = own
+            zero.register_external_parameter(layer, layer.trainable_tokens_delta[name])
         zero.register_external_parameter(layer, weight)
 
 

@@ -159,3 +159,16 @@ def test_the_flat_published_config_gives_the_preset():
         assert read.vision_config.to_dict() == preset.vision_config.to_dict()
         assert (read.n_query, read.v_query) == (preset.n_query, preset.v_query)
         assert read.text_config.to_dict() == preset.text_config.to_dict()
+
+
+def test_a_slot_that_the_model_writes_is_a_word():
+    torch.manual_seed(0)
+    model = Emu2ForConditionalGeneration(Emu2Config.preset("tiny")).eval()
+    slot = model.config.special_ids["<image>"]
+    with torch.no_grad():
+        model.lm.model.norm.weight.zero_()
+        model.lm.lm_head = torch.nn.Linear(model.lm.lm_head.in_features, model.lm.lm_head.out_features)
+        model.lm.lm_head.bias.zero_()[slot] = 1.0
+    ids = torch.tensor([[1, 5, 6]])
+    for beams in (1, 3):
+        assert model.generate(ids, max_new_tokens=4, num_beams=beams).tolist() == [[slot] * 4]

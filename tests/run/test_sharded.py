@@ -21,6 +21,7 @@ NAMES = {
     "quickstart/generation": ["data.types.0.batch_size=4", "data.types.1.batch_size=4", "data.micro_batch_size=2",
                               "evaluation.benchmarks.0.limit=4", "drawing.steps=2"],
     "pretrain/tiny_episodes": ["model.weights=tiny-in-context"],
+    "quickstart/chat": ["model.weights=tiny-in-context", "data.micro_batch_size=4", "data.global_batch_size=8"],
 }  # fmt: skip
 KINDS = [
     ("quickstart/in_context", "fsdp"),
@@ -28,7 +29,7 @@ KINDS = [
     ("pretrain/tiny_episodes", "fsdp"),
     ("quickstart/in_context", "deepspeed_stage_2"),
     ("quickstart/generation", "deepspeed_stage_3"),
-    ("quickstart/in_context", "deepspeed_stage_3_offload"),
+    ("quickstart/chat", "deepspeed_stage_3_offload"),
 ]
 
 
@@ -39,8 +40,9 @@ def figures(name: str, overrides: list[str]) -> dict[str, float]:
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, episodes, drawings) -> Path:
+def data(tmp_path_factory, digits, episodes, drawings) -> Path:
     folder = tmp_path_factory.mktemp("data")
+    (folder / "digits").symlink_to(digits)
     (folder / "episodes").symlink_to(episodes)
     (folder / "drawings").symlink_to(drawings)
     return folder
