@@ -11,8 +11,8 @@ from emu2_lit.strategies.engine_files import read_about_engine, read_trained
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is a checkpoint of a run, a file or a folder."""
-    return path.suffix == ".ckpt" and path.exists()
+    """Whether this is a checkpoint of a run, a file or a folder, or the link to the last one."""
+    return path.resolve().suffix == ".ckpt" and path.exists()
 
 
 def write_result(checkpoint: Path, folder: Path) -> None:

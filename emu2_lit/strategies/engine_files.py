@@ -23,7 +23,7 @@ def read_trained(folder: Path) -> dict[str, Tensor]:
     """Whole tensors of what trains, by name, float32, in main memory."""
     from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    with redirect_stdout(StringIO()):
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
         found = get_fp32_state_dict_from_zero_checkpoint(str(folder), tag=TAG, exclude_frozen_parameters=True)
     names = read_about_engine(folder)["trained"]
     return {name: found[name] for name in names}

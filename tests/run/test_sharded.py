@@ -7,10 +7,9 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from callbacks import find_last_checkpoint
 from emu2_lit import recipe as recipes
+from emu2_lit.export import export
 from emu2_lit.run import fit
-from emu2_lit.run.restore import write_result
 from tests.distributed import run_ranks
 
 FEW = ["trainer.max_steps=3", "trainer.log_every_n_steps=1", "data.workers=0", "data.validation_limit=8",
@@ -70,8 +69,8 @@ def test_as_on_one_process(name, strategy, tmp_path, data, alone):
     assert first == second
     assert any(key.startswith(("in_context", "generation/", "val/")) for key in first)
     assert first == pytest.approx(alone(name), rel=1e-4)
-    write_result(find_last_checkpoint(run / "checkpoints"), tmp_path / "exported")
     (left,) = [*run.glob("adapter/*.safetensors"), *run.glob("model/model.safetensors")]
+    export(run / "checkpoints" / "last", "adapter" if left.parent.name == "adapter" else "hf", tmp_path / "exported")
     there, exported = load_file(left), load_file(tmp_path / "exported" / left.name)
     assert there.keys() == exported.keys()
     for key, tensor in there.items():
