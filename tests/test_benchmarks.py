@@ -18,6 +18,7 @@ def test_says_its_command_and_has_a_result(name):
 
 
 SMALL = {
+    "generate_image": ["--preset=tiny", "--repeats=1"],
     "loader": ["--samples=16", "--workers=0", "--repeats=1"],
     "packing": ["--samples=4", "--width=32", "--repeats=1"],
     "published_size": ["--preset=tiny", "--length=96", "--repeats=1"],
@@ -36,3 +37,4 @@ def test_runs_at_a_small_size(name, tmp_path, monkeypatch):
     importlib.import_module(f"benchmarks.{name}").main(SMALL[name])
     result = json.loads((tmp_path / f"{name}.json").read_text())
     assert result["name"] == name and result["torch"]
+    assert result.get("times_fewer_positions", 50) >= 50  # counted, not timed
