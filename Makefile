@@ -23,7 +23,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install  ## tune the tiny model on handwritten digits: minutes, on a laptop
 	$(BIN)/emu2-lit fit quickstart/chat
 
-test: install  ## run the tests (under 10 minutes on two cores)
+test: install  ## run the tests (a quarter of an hour on two cores)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 
 test-slurm: install  ## run the tests on a real SLURM of this machine alone (under 4 minutes)
