@@ -1,10 +1,13 @@
 """DeepSpeed over real processes: the same run as on one without it, and checkpoints that go on and are exported."""
 
+import sys
+
 import pytest
 import torch
 
 from emu2_lit.errors import UserError
 from emu2_lit.strategies import AtomicCheckpointIO
+from emu2_lit.strategies.choose import build_strategy
 from emu2_lit.strategies.engine_files import read_about_engine, read_trained
 from tests.distributed import run_ranks
 from tests.modules.runs import STEPS, chat_run
@@ -51,3 +54,9 @@ def test_other_strategies_say_who_wrote_it(half):
     stage, begun = half
     with pytest.raises(UserError, match=f"only trainer.strategy={stage} goes on from it"):
         AtomicCheckpointIO().load_checkpoint(begun[0].checkpoint)
+
+
+def test_without_deepspeed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(UserError, match=r"deepspeed_stage_3: DeepSpeed is not installed; pip install"):
+        build_strategy("deepspeed_stage_3_offload", None)
