@@ -316,9 +316,21 @@ class TuningModule(LightningModule):
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            if not gradients:  # DeepSpeed shows nobody its own
+            if not gradients:  # DeepSpeed's, see `on_train_batch_end`
                 return
             self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)))
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+        """An engine that makes the step itself knows the norm afterwards."""
+        if not self.trainer.strategy.handles_gradient_accumulation or not self.completes_step():
+            return
+        if (self.global_step - 1) % max(self.trainer.log_every_n_steps, 1) == 0:
+            self.log("train/grad_norm", float(self.trainer.model.get_global_grad_norm()))
+
+    def completes_step(self) -> bool:
+        """Whether the present micro-batch is the last of its optimizer step; engines that accumulate call the hooks of
+        the optimizer at each."""
+        return not self.trainer.fit_loop._should_accumulate()
 
     # -- optimizer -------------------------------------------------------------------------------------------
     def configure_optimizers(self):

@@ -34,7 +34,7 @@ class GenerationTuning(TuningModule):
 
     def on_before_optimizer_step(self, optimizer) -> None:
         super().on_before_optimizer_step(optimizer)
-        if (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0:
+        if (self.global_step + 1) % max(self.trainer.log_every_n_steps, 1) == 0 and self.completes_step():
             self.log("train/cosine", self.train_cosine.compute().mean())
             self.train_cosine.reset()
 

@@ -80,6 +80,11 @@ class EngineStrategy(DeepSpeedStrategy):
         self._init_config_if_needed()
         return nullcontext()
 
+    def backward(self, closure_loss: torch.Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Lightning has divided the loss by the micro-batches of a step; the engine would do so once more, and compare
+        too small a gradient with the limit of the clipping."""
+        return super().backward(closure_loss, optimizer, *args, scale_wrt_gas=False, **kwargs)
+
     @property
     def _on_cpu(self) -> bool:
         return self.root_device.type == "cpu"

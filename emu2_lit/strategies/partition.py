@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from emu2_lit.model.loading import compute_buffers
@@ -66,9 +67,19 @@ def is_partitioned(tensor: Tensor) -> bool:
     return hasattr(tensor, "ds_id")
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A copy in one piece; every rank must call this."""
-    from deepspeed import zero
+def is_engine_held(tensor: Tensor) -> bool:
+    """Whether DeepSpeed has this parameter: taken apart, or beside a float32 copy that it updates."""
+    return is_partitioned(tensor) or hasattr(tensor, "_hp_mapping")
 
+
+def whole(tensor: Tensor) -> Tensor:
+    """A copy in one piece, in float32 of what an engine trains; every rank must call this."""
+    from deepspeed import zero
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    if tensor.requires_grad and (hasattr(tensor, "_z3_optimizer") or hasattr(tensor, "_hp_mapping")):
+        if dist.get_backend() == "nccl":  # Lightning moves models to main memory at the end of a fit
+            tensor.data = tensor.data.to(torch.device("cuda", torch.cuda.current_device()))
+        return safe_get_full_fp32_param(tensor).detach().clone()
     with zero.GatheredParameters([tensor]):
         return tensor.detach().clone()

@@ -116,7 +116,7 @@ def sharded_like(parameter: DTensor, own: Tensor) -> DTensor:
 
 def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece. Where it is divided every rank must call this."""
-    if partition.is_partitioned(tensor):
+    if partition.is_engine_held(tensor):
         return partition.whole(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
@@ -131,7 +131,7 @@ def gathered_state(
         dtype: of floating tensors; default as they are.
     """
     state = model.state_dict(keep_vars=True)
-    if not any(isinstance(tensor, DTensor) or partition.is_partitioned(tensor) for tensor in state.values()):
+    if not any(isinstance(tensor, DTensor) or partition.is_engine_held(tensor) for tensor in state.values()):
         return None
     gathered: dict[str, Tensor] = {}
     for name, tensor in state.items():

@@ -25,11 +25,13 @@ STEPS = 6  # the schedule of every run is laid out over so many
 
 @dataclass
 class Ran:
-    """What a run left: trained tensors by name, the loss of each of its steps, its checkpoint."""
+    """What a run left: trained tensors by name, the loss of each of its steps, its checkpoint, and the norm of the
+    first step's gradient where it made that step."""
 
     trained: dict[str, Tensor]
     losses: dict[int, float]
     checkpoint: Path
+    norm: float | None
 
 
 class _Recorder(Callback):
@@ -124,4 +126,5 @@ def run(
     )
     trainer.fit(module, datamodule, ckpt_path=resume)
     trained = {name: whole(p).detach().clone() for name, p in module.named_parameters() if p.requires_grad}
-    return Ran(trained, recorder.losses, recorder.checkpoint)
+    norm = trainer.callback_metrics.get("train/grad_norm")
+    return Ran(trained, recorder.losses, recorder.checkpoint, None if norm is None else float(norm))

@@ -69,12 +69,26 @@ def test_as_on_one_process(name, strategy, tmp_path, data, alone):
     assert first == second
     assert any(key.startswith(("in_context", "generation/", "val/")) for key in first)
     assert first == pytest.approx(alone(name), rel=1e-4)
+    assert_exports(run, tmp_path / "exported")
+
+
+def assert_exports(run: Path, out: Path) -> None:
+    """That the last checkpoint of a run is exported as what the run itself left."""
     (left,) = [*run.glob("adapter/*.safetensors"), *run.glob("model/model.safetensors")]
-    export(run / "checkpoints" / "last", "adapter" if left.parent.name == "adapter" else "hf", tmp_path / "exported")
-    there, exported = load_file(left), load_file(tmp_path / "exported" / left.name)
+    export(run / "checkpoints" / "last", "adapter" if left.parent.name == "adapter" else "hf", out)
+    there, exported = load_file(left), load_file(out / left.name)
     assert there.keys() == exported.keys()
     for key, tensor in there.items():
         assert_close(exported[key], tensor, rtol=1e-6, atol=1e-7, msg=key)
+
+
+@pytest.mark.parametrize("strategy", ["deepspeed_stage_2", "deepspeed_stage_3"])
+def test_what_computes_in_16_bits_is_left_in_32(strategy, tmp_path, data):
+    name, run = "quickstart/chat", tmp_path / "run"
+    divided = [f"data.folder={data}", f"run.dir={run}", f"trainer.strategy={strategy}", "trainer.devices=2",
+               "trainer.precision=bf16-mixed", "callbacks.answers=null"]  # fmt: skip
+    run_ranks(figures, 2, name, [*FEW, *NAMES[name], *divided])
+    assert_exports(run, tmp_path / "exported")
 
 
 def poisoned(name: str, overrides: list[str]) -> str:
