@@ -1,11 +1,15 @@
 """What kills at random moments cost a run that is started again each time: `python -m benchmarks.kills`."""
 
+import contextlib
 import json
+import math
+import os
 import random
 import signal
 import tempfile
 import time
 from dataclasses import asdict, dataclass
+from multiprocessing import Process
 from pathlib import Path
 
 import torch
@@ -34,27 +38,27 @@ class Kills:
 def kill_repeatedly(recipe: Recipe, kills: int, seconds: float = 4, seed: int = 0) -> Kills:
     """SIGKILL the run `kills` times, then let it end.
 
-    Every other kill strikes during a save, the others at random moments of the first `seconds` of a start. A start
-    that ends by itself before it is killed was the last.
+    Every other kill strikes during a save, the others at random moments of the first `seconds` of a start. None waits
+    longer than for its share of the steps, so that there is something left to kill on a fast machine too.
     """
     rng, found, started = random.Random(seed), Kills(), time.perf_counter()
     folder = Path(recipe.run.dir)
     for number in range(kills):
         process = start_child(fit, recipe)
-        staging = folder / "checkpoints" / ".partial"
-        deadline = time.monotonic() + rng.uniform(0, seconds)
-        while process.is_alive() and not (number % 2 and _appears(staging)):
-            if not number % 2 and time.monotonic() > deadline:
+        left_behind = _staged(folder)
+        share = recipe.trainer.max_steps * (number + 1) // (kills + 1)
+        deadline = math.inf if number % 2 else time.monotonic() + rng.uniform(0, seconds)
+        while process.is_alive() and _last_step(folder) < share and time.monotonic() < deadline:
+            if number % 2 and _stopped_while_saving(process, folder, left_behind):
                 break
             time.sleep(0.0005)
-        saving = _appears(staging)
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
             assert process.exitcode == 0, process.exitcode
             break
         found.kills += 1
-        found.during_saves += saving
+        found.during_saves += bool(_staged(folder) - left_behind)
     process = start_child(fit, recipe)
     process.join()
     assert process.exitcode == 0, process.exitcode
@@ -65,13 +69,33 @@ def kill_repeatedly(recipe: Recipe, kills: int, seconds: float = 4, seed: int = 
     return found
 
 
-def _appears(staging: Path) -> bool:
-    return staging.is_dir() and any(staging.iterdir())
+def _stopped_while_saving(process: Process, folder: Path, left_behind: set[int]) -> bool:
+    """Stops the process if it is saving; it goes on if the save ended while it was being looked at."""
+    if not _staged(folder) - left_behind:
+        return False
+    os.kill(process.pid, signal.SIGSTOP)
+    if _staged(folder) - left_behind:
+        return True
+    os.kill(process.pid, signal.SIGCONT)
+    return False
+
+
+def _staged(folder: Path) -> set[int]:
+    """What a save has begun and not yet put in place; what a kill left behind is there until the run cleans up."""
+    staging = folder / "checkpoints" / ".partial"
+    with contextlib.suppress(FileNotFoundError):
+        return {entry.inode() for entry in os.scandir(staging)}
+    return set()
+
+
+def _last_step(folder: Path) -> int:
+    return max((record["step"] for record in _records(folder) if "step" in record), default=0)
 
 
 def _records(folder: Path) -> list[dict]:
     """What the run has noted of its steps and resumes, whole lines only."""
-    lines = (folder / "batches" / "rank_0.jsonl").read_text().splitlines()
+    path = folder / "batches" / "rank_0.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
