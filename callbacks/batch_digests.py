@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from callbacks.records import json_line
 from callbacks.steps import StepCallback
 from emu2_lit.errors import UserError
+from emu2_lit.ranks import data_place
 
 
 class Consumed(NamedTuple):
@@ -42,14 +43,15 @@ class BatchDigests(StepCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
-        self._window = []
+        self._window, self._place = [], data_place(trainer)
         if trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=True)
             for path in self.folder.glob("rank_*.jsonl"):
                 with open(path, "a", encoding="utf-8") as file:  # a crash may have left half a line
                     file.write("\n" + json_line({"resumed": trainer.global_step}))
         trainer.strategy.barrier("BatchDigests")
-        self._file = open(self.folder / f"rank_{trainer.global_rank}.jsonl", "a", encoding="utf-8")
+        if self._place.leads:
+            self._file = open(self.folder / f"rank_{self._place.rank}.jsonl", "a", encoding="utf-8")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -61,8 +63,9 @@ class BatchDigests(StepCallback):
 
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         window, self._window = self._window, []
-        self._file.write(json_line({"step": trainer.global_step, "ranks": trainer.world_size, "batches": window}))
-        self._file.flush()
+        if self._file:
+            self._file.write(json_line({"step": trainer.global_step, "ranks": self._place.size, "batches": window}))
+            self._file.flush()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """A checkpoint survives a power cut, so must what its steps consumed."""

@@ -9,7 +9,7 @@ from lightning import LightningModule, Trainer
 
 from callbacks.records import StepRecords
 from callbacks.steps import StepCallback
-from emu2_lit.ranks import gathered
+from emu2_lit.ranks import data_place, gathered
 
 
 class FaultCallback(StepCallback):
@@ -45,11 +45,15 @@ class FaultCallback(StepCallback):
 
     def note(self, trainer: Trainer, step: int, fault: str, samples: Iterable[list[str]], **figures: Any) -> list:
         """Write a fault down; every rank must call it. Returns the samples of all ranks."""
-        everyone = gathered(list(samples))
+        everyone = self.everyones(trainer, samples)
         if self.records and trainer.is_global_zero:
             figures = {name: plain(value) for name, value in figures.items()}
             self.records.append([{"step": step, "fault": fault, **figures, "samples": everyone}])
         return everyone
+
+    def everyones(self, trainer: Trainer, samples: Iterable[list[str]]) -> list:
+        """The samples of all ranks; every rank must call it."""
+        return gathered(list(samples) if data_place(trainer).leads else [])
 
     def totals(self) -> dict[str, int]:
         """Figures for the summary."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-import torch.distributed
 from lightning import LightningModule, Trainer
 
 from callbacks.records import StepRecords
 from callbacks.steps import StepCallback
+from emu2_lit.ranks import data_place, gathered
 
 
 class DataLedger(StepCallback):
@@ -49,10 +49,10 @@ class DataLedger(StepCallback):
         self._flush(trainer)
 
     def _flush(self, trainer: Trainer) -> None:
-        pending, self._pending = self._pending, []
+        pending, self._pending = self._pending if data_place(trainer).leads else [], []
         if not trainer.strategy.reduce_boolean_decision(bool(pending), all=False):
             return
-        pending = _gather(pending, trainer.world_size)
+        pending = gathered(pending)
         if trainer.is_global_zero:
             fresh = [{"step": trainer.global_step, **entry} for entry in pending if _key(entry) not in self._known]
             self._remember(fresh)
@@ -71,11 +71,3 @@ class DataLedger(StepCallback):
 def _key(entry: dict[str, Any]) -> tuple[str, str] | None:
     """What a validation sample is known by; a training sample is written each time it is drawn."""
     return (entry["source"], entry["id"]) if entry.get("split") == "validation" else None
-
-
-def _gather(entries: list[dict[str, Any]], world_size: int) -> list[dict[str, Any]]:
-    if world_size == 1:
-        return entries
-    parts: list[list[dict[str, Any]]] = [[] for _ in range(world_size)]
-    torch.distributed.all_gather_object(parts, entries)
-    return [entry for part in parts for entry in part]

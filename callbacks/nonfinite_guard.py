@@ -10,7 +10,6 @@ from torch import Tensor
 
 from callbacks.faults import FaultCallback, listed
 from emu2_lit.errors import UserError
-from emu2_lit.ranks import gathered
 
 _ADVICE = (
     "Lower optimizer.lr or lengthen optimizer.warmup_steps; with 16-bit floats, take trainer.precision=bf16-mixed; "
@@ -80,7 +79,7 @@ class NonFiniteGuard(FaultCallback):
         micro_batches = self.micro_batches[-len(finite) :]
         suspects = [row for rows, good in zip(micro_batches, finite, strict=True) if not good for row in rows]
         samples = self.note(trainer, step, "not finite", [row for rows in micro_batches for row in rows], loss=loss)
-        suspects = gathered(suspects) or samples
+        suspects = self.everyones(trainer, suspects) or samples
         told = f"step {step}: the loss ({loss:.4g}) or its gradient is not finite, with the samples {listed(suspects)}"
         if trainer.strategy.handles_gradient_accumulation:
             raise UserError(f"{told}. The strategy would make the step all the same, so the run stops. {_ADVICE}")

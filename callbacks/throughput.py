@@ -12,6 +12,7 @@ from lightning import LightningModule, Trainer
 from callbacks.steps import StepCallback
 from emu2_lit.model import packing
 from emu2_lit.model.objective import IGNORE
+from emu2_lit.ranks import data_place
 
 _GIB = 2**30
 COUNTED = ("samples", "tokens", "learned", "pairs", "pictures", "positions")
@@ -77,7 +78,8 @@ class Throughput(StepCallback):
 
     # -- the counts ------------------------------------------------------------------------------------------
     def on_step_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        counts = trainer.strategy.reduce(self._counts, reduce_op="sum").tolist()
+        mine = self._counts if data_place(trainer).leads else torch.zeros_like(self._counts)
+        counts = trainer.strategy.reduce(mine, reduce_op="sum").tolist()
         step = dict(zip(COUNTED, counts, strict=True), seconds=self._busy + self._waited, waited=self._waited)
         for name, value in step.items():
             self._recent[name] += value

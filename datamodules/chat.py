@@ -22,7 +22,7 @@ from datamodules.sources import Source, open_sources
 from datamodules.split import Split, TypedSplit
 from datamodules.types import check_types, typed_split
 from emu2_lit.errors import UserError
-from emu2_lit.ranks import gathered
+from emu2_lit.ranks import data_place, gathered
 from emu2_lit.samples.sample import BadSample, Sample
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import GenerationSettings, PictureSettings, SourceSettings, TypeSettings
@@ -160,20 +160,22 @@ class ChatDataModule(LightningDataModule):
         self._budget = Budget(self.bad_budget, {source.name: len(source) for source in self.sources})
         self._budget.load_state_dict(self._budget_start)
         steps, collate = self._steps_per_pass(split), self._collator(self.digests)
-        return WindowLoader(dataset, collate, split, steps, self._begin, self._budget, self.workers, self.packed)
+        leads = data_place(self.trainer).leads
+        return WindowLoader(dataset, collate, split, steps, self._begin, self._budget, self.workers, self.packed, leads)
 
     def val_dataloader(self) -> ValidationLoader | list:
         """Every validation sample once over all ranks, in a fixed order, as many batches on each rank."""
         places = self._validation_places()
         if not places:
             return []
-        split = Split(self.micro_batch_size, 1, self.trainer.world_size, self.trainer.global_rank)
+        place = data_place(self.trainer)
+        split = Split(self.micro_batch_size, 1, place.size, place.rank)
         sampler = split.once_over(len(places))
         order, rules = _FixedOrder(places), self._rules(hash_seed("validation"))
         dataset = SampleDataset(self.validation_sources, order, self.processor, self.max_length, rules)
         sizes = Counter(self.validation_sources[source].name for source, _ in places)
         return ValidationLoader(
-            dataset, sampler, self._collator(), lambda: Budget(self.bad_budget, dict(sizes)), self.workers
+            dataset, sampler, self._collator(), lambda: Budget(self.bad_budget, dict(sizes)), self.workers, place.leads
         )
 
     def validation_samples(self) -> list[Sample]:
@@ -235,19 +237,18 @@ class ChatDataModule(LightningDataModule):
         return self.trainer.global_step, self._consumed()
 
     def _split(self) -> Split | TypedSplit:
-        trainer, ranks = self.trainer, (self.trainer.world_size, self.trainer.global_rank)
-        passes = trainer.accumulate_grad_batches
+        place, passes = data_place(self.trainer), self.trainer.accumulate_grad_batches
         if self.types:
-            split = typed_split(self.types, self.mixing, self.micro_batch_size, *ranks)
+            split = typed_split(self.types, self.mixing, self.micro_batch_size, place.size, place.rank)
             if split.accumulation != passes:
                 raise UserError(f"accumulate_grad_batches is {passes}; data.types need {split.accumulation}")
             return split
-        split = Split(self.micro_batch_size, passes, *ranks)
+        split = Split(self.micro_batch_size, passes, place.size, place.rank)
         if self.global_batch_size not in (None, split.global_batch_size):
             raise UserError(
                 f"data.global_batch_size is {self.global_batch_size}, but micro_batch_size "
                 f"{split.micro_batch_size} x accumulate_grad_batches {split.accumulation} x "
-                f"{split.world_size} process(es) is {split.global_batch_size}"
+                f"{split.world_size} share(s) of the data is {split.global_batch_size}"
             )
         return split
 

@@ -25,8 +25,9 @@ class ValidationLoader:
         collate: Collator,
         budget: Callable[[], Budget],
         workers: int = 0,
+        leads: bool = True,
     ):
-        self.positions, self.budget = sampler, budget
+        self.positions, self.budget, self.leads = sampler, budget, leads
         self.loader = Batches(dataset, sampler, collate, workers)
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ class ValidationLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         budget = self.budget()
         for batch in map(_checked, self.loader):
-            count([batch], budget)
+            count([batch], budget, self.leads)
             yield batch
 
 
@@ -54,6 +55,7 @@ class WindowLoader:
         begin: gives (global step, samples consumed of each type) when an iteration starts; all state is there.
         budget: counts bad samples over all ranks and ends the run, on every rank, when a source has too many.
         packed: what a row holds, where several samples share one; `split` and `begin` then count rows.
+        leads: see `DataPlace`.
     """
 
     dataset: SampleDataset
@@ -64,6 +66,7 @@ class WindowLoader:
     budget: Budget
     workers: int = 0
     packed: PackedOrder | None = None
+    leads: bool = True
 
     def __len__(self) -> int:
         return self.steps * self.split.accumulation
@@ -77,7 +80,7 @@ class WindowLoader:
         source = map(_checked, Batches(self.dataset, sampler, self.collate, self.workers))
         for step in range(first_step, first_step + steps):
             window = [next(source) for _ in range(self.split.accumulation)]
-            text_targets, visual_targets = count(window, self.budget)
+            text_targets, visual_targets = count(window, self.budget, self.leads)
             for place, batch in enumerate(window):
                 batch["window"] = {
                     "text_targets": text_targets,
@@ -97,14 +100,17 @@ class WindowLoader:
         """Nothing to restore."""
 
 
-def count(window: list[dict[str, Any]], budget: Budget) -> tuple[int, int]:
+def count(window: list[dict[str, Any]], budget: Budget, leads: bool) -> tuple[int, int]:
     """Text and visual targets of the window over all ranks; the same exchange feeds the budget.
+
+    Of ranks that have the same window only the one that `leads` adds to the sums.
 
     Raises UserError, on every rank, when a source is over the budget.
     """
+    window = window if leads else []
     names, skipped = list(budget.sizes), [Skipped(**entry) for batch in window for entry in batch["skipped"]]
     drawn = _first_draws(window)
-    text, visual = (sum(column) for column in zip(*map(target_counts, window), strict=True))
+    text, visual = (sum(column) for column in zip((0, 0), *map(target_counts, window), strict=True))
     text, visual, bad, *counts = all_reduced([text, visual, len(skipped), *(drawn[name] for name in names)])
     budget.add(dict(zip(names, counts, strict=True)), gathered(skipped) if bad else ())
     for name in budget.exceeded():

@@ -1,6 +1,6 @@
 """Small exchanges between ranks; without a process group each is what one process alone has."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -19,6 +19,26 @@ def all_reduced(counts: list[int]) -> list[int]:
 def place() -> tuple[int, int]:
     """This process's rank, and how many there are."""
     return (dist.get_rank(), dist.get_world_size()) if _several() else (0, 1)
+
+
+class DataPlace(NamedTuple):
+    """Which share of every batch a rank works on.
+
+    Attributes:
+        rank, size: the share, and how many there are.
+        leads: whether this rank speaks for the share; with tensor parallelism several ranks work on the same one.
+    """
+
+    rank: int
+    size: int
+    leads: bool
+
+
+def data_place(trainer: Any) -> DataPlace:
+    """This process's share, once Lightning's trainer has set up its strategy."""
+    told = getattr(trainer.strategy, "distributed_sampler_kwargs", None) or {"rank": 0, "num_replicas": 1}
+    rank, size = told["rank"], told["num_replicas"]
+    return DataPlace(rank, size, trainer.global_rank % (trainer.world_size // size) == 0)
 
 
 def gathered(values: list[Any]) -> list[Any]:

@@ -35,7 +35,7 @@ def run_ranks(function: Callable[..., Any], world_size: int, *args: Any) -> list
         rank, value, error = results.get()
         if error:
             for process in ranks:
-                process.terminate()
+                process.kill()  # a run takes SIGTERM as a wish to save first
             raise AssertionError(f"rank {rank} failed:\n{error}")
         gathered[rank] = pickle.loads(value)
     for process in ranks:

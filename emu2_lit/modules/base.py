@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torchmetrics import MeanMetric
 
 from emu2_lit.errors import UserError
@@ -22,10 +23,11 @@ from emu2_lit.model.streaming import Stream, drawn_tensors, empty_model, grown
 from emu2_lit.model.tower import Emu2Tower
 from emu2_lit.model.vocabulary import add_role_tokens
 from emu2_lit.modules.optimization import apply_settings, make_optimizer, parameter_groups, schedule
+from emu2_lit.ranks import data_place
 from emu2_lit.samples.seeding import hash_seed
 from emu2_lit.settings import LoraSettings, OptimizerSettings
 from emu2_lit.strategies.partition import build_partitions
-from emu2_lit.strategies.shard import build_shards, own_piece, whole
+from emu2_lit.strategies.shard import build_shards, clip, on_one_mesh, own_piece, total_norm
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "pixel_values", "video_pixel_values", "visual_embeds", "video_embeds",
@@ -260,23 +262,22 @@ class TuningModule(LightningModule):
         self._log_window({kind: share.detach() for kind, share in shares.items()}, window)
         # Lightning divides by the accumulation, the strategy averages over ranks: both are undone here, so that the
         # update is the mean over all targets of the global batch however it is split.
-        return self._weighed(shares) * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        return self._weighed(shares) * self.trainer.accumulate_grad_batches * data_place(self.trainer).size
 
     def _weighed(self, losses: dict[str, Tensor]) -> Tensor:
         return sum(self.loss_weight(kind) * loss for kind, loss in losses.items())
 
     def _lone_window(self, batch: dict[str, Any], batch_idx: int) -> dict[str, int]:
         """For loaders other than the kit's: each micro-batch weighs the same, whatever its targets."""
-        passes = self.trainer.accumulate_grad_batches
+        passes, shares = self.trainer.accumulate_grad_batches, data_place(self.trainer).size
         learned = {"text": batch["labels"] != IGNORE, "visual": batch.get("visual_targets_mask")}
-        counts = {
-            f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * self.trainer.world_size for kind in self.kinds
-        }
+        counts = {f"{kind}_targets": int(learned[kind][:, 1:].sum()) * passes * shares for kind in self.kinds}
         return dict(counts, step=self.global_step, micro_batch=batch_idx % passes, micro_batches=passes)
 
     def _seed_generators(self, window: dict[str, int]) -> None:
         """Dropout of a micro-batch depends on nothing that ran before it, so a resumed run draws the same."""
-        torch.manual_seed(hash_seed(self.seed, "step", window["step"], window["micro_batch"], self.global_rank) % 2**63)
+        place = data_place(self.trainer).rank
+        torch.manual_seed(hash_seed(self.seed, "step", window["step"], window["micro_batch"], place) % 2**63)
 
     def _log_window(self, shares: dict[str, Tensor], window: dict[str, int]) -> None:
         """Log the losses of the whole global batch, once, at its last micro-batch."""
@@ -284,7 +285,8 @@ class TuningModule(LightningModule):
         self._window_losses = {kind: share + before.get(kind, 0.0) for kind, share in shares.items()}
         if window["micro_batch"] < window["micro_batches"] - 1:
             return
-        losses = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._window_losses.items()}
+        shares = data_place(self.trainer).size  # ranks that work on the same one have the same loss
+        losses = {k: self.trainer.strategy.reduce(v) * shares for k, v in self._window_losses.items()}
         loss = self._weighed(losses)
         self.log("train/loss", loss, prog_bar=True)
         if window.get("type"):
@@ -318,7 +320,7 @@ class TuningModule(LightningModule):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             if not gradients:  # DeepSpeed's, see `on_train_batch_end`
                 return
-            self.log("train/grad_norm", whole(torch.nn.utils.get_total_norm(gradients)))
+            self.log("train/grad_norm", total_norm(gradients))
 
     def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
         """An engine that makes the step itself knows the norm afterwards."""
@@ -333,6 +335,15 @@ class TuningModule(LightningModule):
         return not self.trainer.fit_loop._should_accumulate()
 
     # -- optimizer -------------------------------------------------------------------------------------------
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Of gradients that lie on different meshes as well, of which torch's own clipping takes one at a time."""
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        if gradient_clip_val is None or on_one_mesh(trained):
+            return super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        clip(trained, gradient_clip_val)
+
     def configure_optimizers(self):
         optimizer = make_optimizer(self.model, self.optimizer)
         scheduler = schedule(optimizer, self.optimizer, total_steps=self.trainer.max_steps)

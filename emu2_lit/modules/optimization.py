@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from emu2_lit.errors import UserError
 from emu2_lit.model.parts import part_of
 from emu2_lit.settings import OptimizerSettings
+from emu2_lit.strategies.shard import on_one_mesh
 
 SCHEDULES = ("cosine", "linear", "constant")
 _NO_DECAY = ("cls_token", "pos_embed")  # as in the tower's own pretraining
@@ -56,8 +57,11 @@ def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> Optimizer:
     common = dict(lr=settings.lr, betas=tuple(settings.betas), eps=settings.eps)
     if settings.name == "adamw_8bit":
         return _adamw_8bit()(groups, **common)
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    optimizer = torch.optim.AdamW(groups, **common, fused=on_gpu if settings.fused is None else settings.fused)
+    trained = [parameter for group in groups for parameter in group["params"]]
+    on_gpu = all(parameter.is_cuda for parameter in trained)
+    together = on_one_mesh(trained)  # else they are updated one by one
+    fused = (on_gpu if settings.fused is None else settings.fused) and together
+    optimizer = torch.optim.AdamW(groups, **common, fused=fused, foreach=None if together else False)
     # A fused update could unscale float16 gradients itself; Lightning would then refuse to clip them.
     optimizer._step_supports_amp_scaling = False
     return optimizer
@@ -96,9 +100,8 @@ def apply_settings(optimizer: Optimizer, scheduler: LambdaLR, settings: Optimize
         rate = wanted["lr"]
         group.update(betas=tuple(settings.betas), eps=settings.eps, weight_decay=wanted["weight_decay"])
         group.update(initial_lr=rate, lr=rate * factor(scheduler.last_epoch))
-        group.update(
-            {key: defaults[key] for key in ("fused",) if key in group and key in defaults}
-        )  # as this machine has it
+        here = {key: defaults[key] for key in ("fused", "foreach") if key in group and key in defaults}
+        group.update(here)  # as this machine has it
     scheduler.base_lrs = [wanted["lr"] for wanted in groups]
 
 

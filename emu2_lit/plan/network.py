@@ -102,14 +102,6 @@ class Network:
     units: dict[str, Unit]
     counts: dict[str, int]
 
-    def frozen(self) -> Counter:
-        """Bytes of all that does not train, by kind of number."""
-        total: Counter = Counter()
-        for kind, unit in self.units.items():
-            for dtype, size in unit.frozen.items():
-                total[dtype] += size * self.counts[kind]
-        return total
-
     @property
     def trained(self) -> int:
         return sum(unit.trained * self.counts[kind] for kind, unit in self.units.items())
@@ -117,11 +109,6 @@ class Network:
     @property
     def trained_bytes(self) -> int:
         return sum(unit.trained_bytes * self.counts[kind] for kind, unit in self.units.items())
-
-    @property
-    def largest(self) -> int:
-        """Numbers in the largest tensor that trains."""
-        return max(unit.largest for unit in self.units.values())
 
     @property
     def gradient_width(self) -> int:

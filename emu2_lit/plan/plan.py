@@ -87,6 +87,7 @@ class Plan:
             "network": self.network,
             "devices": self.layout.devices,
             "strategy": self.layout.strategy,
+            "tensor_parallel": self.layout.tensor_parallel,
             "optimizer": self.layout.optimizer,
             "micro_batch": {
                 "samples": self.workload.samples, "length": self.workload.length, "images": self.workload.images,

@@ -25,7 +25,8 @@ def describe(plan: Plan) -> str:
 def _head(plan: Plan) -> Iterator[str]:
     layout, load = plan.layout, plan.workload
     row = "packed row" if load.packed else "sample"
-    yield f"{plan.name}: {plan.network}, {layout.strategy} on {layout.devices} device(s)"
+    groups = f", tensor parallel {layout.tensor_parallel}" if layout.tensor_parallel > 1 else ""
+    yield f"{plan.name}: {plan.network}, {layout.strategy}{groups} on {layout.devices} device(s)"
     yield (
         f"One micro-batch: {load.samples} {row}(s) of {load.length} tokens with {load.images} picture(s) each; "
         "all text is taken as learned"

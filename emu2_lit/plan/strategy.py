@@ -1,9 +1,10 @@
 """What each way of using several devices holds on one of them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from emu2_lit.errors import UserError
-from emu2_lit.plan.network import LM, REST, TOWER, Network
+from emu2_lit.plan.network import LM, REST, TOWER, Network, Unit
 
 _BUCKET = 200_000_000  # numbers that DeepSpeed reduces at once, as Lightning sets it; two are under way
 _PER_NODE = 8  # devices that HSDP shards over, where the number of nodes does not say
@@ -41,7 +42,11 @@ MOMENTS = {"adamw": 8.0, "adamw_8bit": 2 * (1 + 4 / 256)}  # bytes of both momen
 
 @dataclass(frozen=True)
 class Layout:
-    """How the state of a network lies on one of `devices`."""
+    """How the state of a network lies on one of `devices`.
+
+    With tensor parallelism `network` is what one of a group of `tensor_parallel` devices sees: its share of the blocks
+    of the language model, which is divided over the groups, and all else, which is divided over all devices.
+    """
 
     network: Network
     strategy: str
@@ -49,6 +54,7 @@ class Layout:
     nodes: int = 1
     optimizer: str = "adamw"
     compute_width: int = 2  # bytes of a number in the arithmetic of the forward pass
+    tensor_parallel: int = 1
 
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
@@ -72,10 +78,13 @@ class Layout:
 
     def weights(self) -> dict[str, int]:
         """Bytes by kind of number, those that train apart."""
-        share = self.shards if self.rules.weights else 1
-        trained = self.network.trained * self.compute_width if self.rules.engine else self.network.trained_bytes
-        kinds = {f"frozen, {kind}": size // share for kind, size in self.network.frozen().items()}
-        return kinds | {"trained": trained // share}
+        divided, width = self.rules.weights, self.compute_width
+        kinds = {kind for unit in self.network.units.values() for kind in unit.frozen}
+        frozen = {
+            f"frozen, {kind}": self._sum(lambda unit, kind=kind: unit.frozen[kind], divided) for kind in sorted(kinds)
+        }
+        trained = self._sum(lambda unit: unit.trained * width if self.rules.engine else unit.trained_bytes, divided)
+        return frozen | {"trained": trained}
 
     def gradients(self) -> int:
         """Bytes that stay between two micro-batches."""
@@ -83,7 +92,7 @@ class Layout:
             copy = self.devices > 1  # DDP reduces them in buckets, which are a copy
             return self.network.trained_bytes * (2 if copy else 1)
         width = self.compute_width if self.rules.engine else self.network.gradient_width
-        return 0 if self.rules.offload else self.network.trained * width // self.shards
+        return 0 if self.rules.offload else self._sum(lambda unit: unit.trained * width, True)
 
     def optimizer_state(self) -> int:
         """Bytes of the moments, and of the float32 copy of an engine."""
@@ -93,15 +102,30 @@ class Layout:
         if self.optimizer == "adamw":  # as wide as what trains
             moments *= (4 if self.rules.engine else self.network.gradient_width) / 4
         width = moments + (4 if self.rules.engine else 0)
-        return int(self.network.trained * width) // (self.shards if self.rules.optimizer else 1)
+        return self._sum(lambda unit: int(unit.trained * width), self.rules.optimizer)
 
     def update(self, fused: bool, gpu: bool) -> int:
-        """Bytes of what an optimizer step makes on the way: for all tensors at once on a GPU, one by one on a CPU."""
+        """Bytes of what an optimizer step makes on the way: for all tensors at once on a GPU, one by one on a CPU and
+        with tensor parallelism."""
         if fused or self.rules.engine or self.optimizer != "adamw":
             return 0
-        share = self.shards if self.rules.optimizer else 1
-        width = self.network.gradient_width
-        return self.network.trained * width // share if gpu else 2 * self.network.largest * width // share
+        width, divided = self.network.gradient_width, self.rules.optimizer
+        if gpu and self.tensor_parallel == 1:
+            return self._sum(lambda unit: unit.trained * width, divided)
+        units = self.network.units.items()
+        return 2 * width * max(unit.largest // (self._over(kind) if divided else 1) for kind, unit in units)
+
+    def _over(self, kind: str) -> int:
+        """Devices that divide a unit of a kind between them."""
+        return self.shards // self.tensor_parallel if kind == LM else self.shards
+
+    def _sum(self, size: Callable[[Unit], int], divided: bool) -> int:
+        """Of one device, what all units hold, divided or not."""
+        counts = self.network.counts
+        return sum(
+            size(unit) * counts[kind] // (self._over(kind) if divided else 1)
+            for kind, unit in self.network.units.items()
+        )
 
     def gathered(self, backward: bool) -> int:
         """Bytes of whole units that are on the device while a block computes: what is in no block, the block and the

@@ -15,9 +15,9 @@ FREE = {
     "data.folder", "data.prepare", "data.micro_batch_size", "data.workers", "data.bad_budget",
     "data.validation", "data.validation_limit", "data.sources.path", "data.sources.root",  # these by fingerprint
     "trainer.max_steps", "trainer.max_epochs", "trainer.accelerator", "trainer.devices", "trainer.num_nodes",
-    "trainer.strategy", "trainer.val_check_interval", "trainer.limit_val_batches", "trainer.log_every_n_steps",
-    "trainer.profiler", "trainer.fast_dev_run", "trainer.enable_progress_bar", "trainer.compile", "optimizer.fused",
-    "tuning.activation_checkpointing", "tuning.gradient_norm_interval",
+    "trainer.strategy", "trainer.tensor_parallel", "trainer.val_check_interval", "trainer.limit_val_batches",
+    "trainer.log_every_n_steps", "trainer.profiler", "trainer.fast_dev_run", "trainer.enable_progress_bar",
+    "trainer.compile", "optimizer.fused", "tuning.activation_checkpointing", "tuning.gradient_norm_interval",
     "callbacks", "evaluation", "run.name", "run.dir", "run.logger", "resume", "slurm",
 }  # fmt: skip
 ABSENT = "not there"

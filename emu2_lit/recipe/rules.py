@@ -16,7 +16,7 @@ def conflicts(recipe: Recipe) -> list[str]:
     """Everything that does not agree, one message each; empty for a sound recipe."""
     rules = (
         _model_rules, _tuning_rules, _decoder_rules, _data_rules, _packing_rules, _feature_rules, _step_rules,
-        _drawing_rules, _resume_rules,
+        _parallel_rules, _drawing_rules, _resume_rules,
     )  # fmt: skip
     return [message for rule in rules for message in rule(recipe)]
 
@@ -148,6 +148,25 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
         yield f"optimizer.betas: expected two numbers below 1, got {optimizer.betas}"
     if optimizer.name == "adamw_8bit" and optimizer.fused is not None:
         yield "optimizer.fused: adamw_8bit has a kernel of its own; leave it null"
+
+
+def _parallel_rules(recipe: Recipe) -> Iterator[str]:
+    trainer = recipe.trainer
+    if trainer.tensor_parallel == 1:
+        return
+    key = f"trainer.tensor_parallel={trainer.tensor_parallel}"
+    if trainer.tensor_parallel < 1:
+        yield f"{key}: at least 1, which is none"
+    if trainer.strategy != "fsdp":
+        yield f"{key}: goes with trainer.strategy=fsdp"
+    if recipe.tuning.method != "full":
+        yield f"{key}: for tuning.method=full only; LoRA needs a fraction of the memory, so leave it out"
+    if trainer.compile:
+        yield f"{key}: cannot be compiled; set trainer.compile=false"
+    if recipe.optimizer.fused:
+        yield f"{key}: weights on several meshes are updated one by one; set optimizer.fused=null"
+    if recipe.optimizer.name == "adamw_8bit":
+        yield f"{key}: adamw_8bit knows no divided weights; set optimizer.name=adamw"
 
 
 def _drawing_rules(recipe: Recipe) -> Iterator[str]:

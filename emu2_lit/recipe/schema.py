@@ -98,6 +98,7 @@ class TrainerSection:
     num_nodes: int = 1  # machines
     strategy: Strategy = "auto"  # auto: one device, or ddp on several
     shard_devices: int | None = None  # hsdp: devices that divide the model between them; null: those of one machine
+    tensor_parallel: int = 1  # fsdp, full: devices that share samples and divide the LM's products; 52 heads: 2 or 4
     precision: Precision = "bf16-mixed"  # arithmetic of the forward pass (paper: bf16); -true: of what trains, too
     gradient_clip_val: float | None = 5.0  # largest norm of the gradient (paper: 5.0); null: no clipping
     val_check_interval: int | None = None  # optimizer steps between validations; null: at the end only

@@ -27,6 +27,7 @@ from emu2_lit.model.box_picture import box_picture
 from emu2_lit.modules import OBJECTIVES, DrawingTuning, TuningModule
 from emu2_lit.recipe.overrides import covers
 from emu2_lit.recipe.schema import DataSection, EvaluationSection, PictureSection, PromptPartSection, Recipe
+from emu2_lit.recipe.shares import data_shares
 from emu2_lit.run.decoder import decoder_config, find_decoder, open_decoder
 from emu2_lit.run.features import open_features
 from emu2_lit.run.origin import Origin, resolve
@@ -248,7 +249,7 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
     check_devices(trainer.num_devices, trainer.num_nodes)
     if recipe.callbacks.stuck_after and hasattr(trainer.strategy, "_timeout"):  # the watch speaks first, it knows more
         trainer.strategy._timeout = timedelta(seconds=recipe.callbacks.stuck_after + 600)
-    passes = _micro_batches(recipe.data, trainer.world_size)
+    passes = _micro_batches(recipe.data, data_shares(settings, trainer.world_size))
     trainer.accumulate_grad_batches = passes
     if settings.fast_dev_run:
         trainer.limit_train_batches = settings.fast_dev_run * passes  # Lightning counts micro-batches
@@ -257,15 +258,15 @@ def build_trainer(recipe: Recipe, samples: int | None = None, about: dict[str, A
     return trainer
 
 
-def _micro_batches(data: DataSection, world_size: int) -> int:
+def _micro_batches(data: DataSection, shares: int) -> int:
     """How many micro-batches a device runs in one optimizer step."""
     if data.types:
-        return typed_split(data.types, data.mixing, data.micro_batch_size, world_size).accumulation
-    passes, rest = divmod(data.global_batch_size, data.micro_batch_size * world_size)
+        return typed_split(data.types, data.mixing, data.micro_batch_size, shares).accumulation
+    passes, rest = divmod(data.global_batch_size, data.micro_batch_size * shares)
     if rest or not passes:
         raise UserError(
             f"data.global_batch_size={data.global_batch_size} is not a multiple of data.micro_batch_size="
-            f"{data.micro_batch_size} times {world_size} device(s): change one of them"
+            f"{data.micro_batch_size} times {shares} device(s): change one of them"
         )
     return passes
 

@@ -15,9 +15,11 @@ from emu2_lit import recipe as recipes
 from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config
 from emu2_lit.model.loading import read_config
+from emu2_lit.model.tensor_share import tensor_share
 from emu2_lit.modules import OBJECTIVES, TuningModule
 from emu2_lit.plan import Advice, Layout, Plan, Workload
 from emu2_lit.recipe.schema import ModelSection, Preset, Recipe
+from emu2_lit.recipe.shares import data_shares
 from emu2_lit.run.assemble import build_module, draws
 from emu2_lit.run.features import MIXED, TRUE
 from emu2_lit.run.origin import Origin, resolve
@@ -121,34 +123,39 @@ def _plan(recipe: Recipe, given: Circumstances) -> Plan:
 
 
 def _plan_of(recipe: Recipe, given: Circumstances) -> Plan:
-    config, network = network_config(recipe.model)
+    config, label = network_config(recipe.model)
     gpu = recipe.trainer.accelerator != "cpu" if given.gpu is None else given.gpu
     devices = given.devices or _devices(recipe)
     strategy, precision = given.strategy or recipe.trainer.strategy, recipe.trainer.precision
     optimizer = given.optimizer or recipe.optimizer.name
     autocast = MIXED.get(precision)
-    module = _module(recipe, planning.shortened(config))
+    groups = recipe.trainer.tensor_parallel if strategy == "fsdp" else 1
+    shares = data_shares(replace(recipe.trainer, tensor_parallel=groups), devices)
+    module = _module(recipe, planning.shortened(tensor_share(config, groups)))
     if precision in TRUE:
         module.model.to(TRUE[precision])
     if OBJECTIVES[recipe.tuning.objective].needs_role_tokens:
         config = config.with_role_tokens()
+    network = planning.measure(module.model, config)
     layout = Layout(
-        planning.measure(module.model, config), strategy, devices, recipe.trainer.num_nodes, optimizer,
-        compute_width=(autocast or TRUE.get(precision) or torch.float32).itemsize,
+        network, strategy, devices, recipe.trainer.num_nodes, optimizer,
+        compute_width=(autocast or TRUE.get(precision) or torch.float32).itemsize, tensor_parallel=groups,
     )  # fmt: skip
     if layout.casts and autocast:
         module.model.to(autocast)
     samples, largest = _samples(recipe)
-    workload = _workload(recipe, config, given.images, devices)
-    passes = max(1, math.ceil(largest / (workload.samples * devices)))
+    workload = _workload(recipe, config, given.images, shares)
+    passes = max(1, math.ceil(largest / (workload.samples * shares)))
     phases = planning.unfold(
         planning.trace(module, config, workload, autocast=autocast, accumulates=passes > 1, gpu=gpu),
         planning.depths(config),
     )
     memory = planning.of_step(layout, phases, accumulates=passes > 1, fused=_fused(recipe, gpu), gpu=gpu)
-    trained, width = layout.network.trained, layout.network.gradient_width
+    if groups > 1:  # of which a rank holds a share
+        network = planning.measure(_module(recipe, planning.shortened(config)).model, config)
+    trained, width = network.trained, network.gradient_width
     return Plan(
-        name=recipe.name or "recipe", network=network, layout=layout, workload=workload, phases=phases, memory=memory,
+        name=recipe.name or "recipe", network=label, layout=layout, workload=workload, phases=phases, memory=memory,
         work=planning.work(phases, recipe.tuning.activation_checkpointing), passes=passes, samples=samples,
         steps=recipe.trainer.max_steps, device=given.device or ("h100" if gpu else "cpu"), gpu=gpu,
         result_bytes=trained * 4 if recipe.tuning.method == "lora" else _numbers(config, recipe),
@@ -159,11 +166,12 @@ def _plan_of(recipe: Recipe, given: Circumstances) -> Plan:
 
 
 def fullest_batch(recipe: Recipe, devices: int) -> dict[str, torch.Tensor]:
-    """The fullest micro-batch of a run, with blank pictures; inputs and targets as a collator makes them."""
+    """The fullest micro-batch of a run on so many devices, with blank pictures; inputs and targets are as a collator
+    makes them."""
     config, _ = network_config(recipe.model)
     if OBJECTIVES[recipe.tuning.objective].needs_role_tokens:
         config = config.with_role_tokens()
-    workload = _workload(recipe, config, None, devices)
+    workload = _workload(recipe, config, None, data_shares(recipe.trainer, devices))
     types = {"pixel_values": torch.uint8}
     pictures = {name: torch.zeros(shape, dtype=types.get(name)) for name, shape in workload.pictures(config).items()}
     return workload.batch(config) | pictures
@@ -201,6 +209,8 @@ def _module(recipe: Recipe, config: Emu2Config) -> TuningModule:
 
 
 def _fused(recipe: Recipe, gpu: bool) -> bool:
+    if recipe.trainer.tensor_parallel > 1:
+        return False
     return gpu if recipe.optimizer.fused is None else recipe.optimizer.fused
 
 
@@ -228,7 +238,7 @@ def _samples(recipe: Recipe) -> tuple[float, int]:
     return sum(map(math.prod, zip(sizes, weights, strict=True))) / sum(weights), max(sizes)
 
 
-def _workload(recipe: Recipe, config: Emu2Config, images: int | None, devices: int) -> Workload:
+def _workload(recipe: Recipe, config: Emu2Config, images: int | None, shares: int) -> Workload:
     """The fullest micro-batch: every sample as long as it may be."""
     data, positions = recipe.data, config.text_config.max_position_embeddings
     if data.max_length > positions:
@@ -240,7 +250,7 @@ def _workload(recipe: Recipe, config: Emu2Config, images: int | None, devices: i
             "generation": 1 + 2 * data.generation.max_subjects,  # a box and an object of each
         }.get(objective, 1)
         images = min(most, (data.max_length - 2) // (config.n_query + 2))
-    samples = min(data.micro_batch_size, max(1, _samples(recipe)[1] // devices))
+    samples = min(data.micro_batch_size, max(1, _samples(recipe)[1] // shares))
     regressed = {"unified": images, "generation": min(images, 1)}.get(objective)
     return Workload(
         samples, data.max_length, images, regressed=regressed, cached=bool(data.features), packed=data.packing

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from emu2_lit.errors import UserError
 from emu2_lit.recipe.schema import Recipe
+from emu2_lit.recipe.shares import data_shares
 
 # SLURM looks at the clock every 30 seconds: its warning comes up to a minute earlier than asked for.
 _CLOCK = 60
@@ -54,7 +55,7 @@ def placed(recipe: Recipe) -> Recipe:
     accelerator = "cpu" if not wanted.gpus and recipe.trainer.accelerator == "auto" else recipe.trainer.accelerator
     trainer = replace(recipe.trainer, num_nodes=wanted.nodes, devices=wanted.tasks, accelerator=accelerator)
     ranks, data = wanted.nodes * wanted.tasks, recipe.data
-    if not data.types and data.global_batch_size % (data.micro_batch_size * ranks):
+    if not data.types and data.global_batch_size % (data.micro_batch_size * data_shares(trainer, ranks)):
         raise UserError(
             f"data.global_batch_size={data.global_batch_size} is not a multiple of data.micro_batch_size="
             f"{data.micro_batch_size} times {ranks} processes ({wanted.nodes} node(s) x {wanted.tasks}): change one"

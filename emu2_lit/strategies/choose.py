@@ -9,7 +9,7 @@ from emu2_lit.strategies.deepspeed import stages
 from emu2_lit.strategies.fsdp import HybridShardedStrategy, ShardedStrategy
 
 _BUILDERS: dict[str, Callable[..., Strategy]] = {
-    "fsdp": lambda trainer: ShardedStrategy(),
+    "fsdp": lambda trainer: ShardedStrategy(trainer.tensor_parallel),
     "hsdp": lambda trainer: HybridShardedStrategy(trainer.shard_devices),
     **stages(),
 }

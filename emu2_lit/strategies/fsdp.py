@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from emu2_lit.errors import UserError
 from emu2_lit.strategies.shard import fill, piece, sharded_like
 from emu2_lit.strategies.sharded_files import read_outline
+from emu2_lit.strategies.tensor_parallel import DATA, is_tensor_parallel
 
 _TRAINED = StateDictOptions(ignore_frozen_params=True, cpu_offload=True, strict=False)
 
@@ -28,14 +29,17 @@ class ShardedStrategy(ModelParallelStrategy):
     The module shards itself in `configure_model` (`emu2_lit.strategies.shard`) over the mesh that it is given here.
     Checkpoints are folders of torch.distributed.checkpoint with what trains; they are read by any number of ranks, and
     single files are read too.
+
+    Args:
+        tensor_parallel: ranks of a group that works on the same samples (`emu2_lit.strategies.tensor_parallel`).
     """
 
-    def __init__(self):
-        super().__init__(tensor_parallel_size=1)
+    def __init__(self, tensor_parallel: int = 1):
+        super().__init__(tensor_parallel_size=tensor_parallel)
 
     def _setup_distributed(self) -> None:
         super()._setup_distributed()
-        self._data_parallel_size = self.world_size
+        self._data_parallel_size = self.world_size // self._tensor_parallel_size
 
     def setup_environment(self) -> None:
         super().setup_environment()
@@ -43,7 +47,7 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def sharding_mesh(self) -> DeviceMesh:
         """Over which weights are divided."""
-        return self.device_mesh["data_parallel"]
+        return self.device_mesh if is_tensor_parallel(self.device_mesh) else self.device_mesh[DATA]
 
     # -- checkpoints -----------------------------------------------------------------------------------------
     def lightning_module_state_dict(self) -> dict[str, Any]:

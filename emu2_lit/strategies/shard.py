@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
-from torch.distributed.tensor.placement_types import Replicate, Shard
+from torch.distributed.tensor.placement_types import Replicate, Shard, _StridedShard
 
 from emu2_lit.model.loading import compute_buffers
 from emu2_lit.model.parts import published, tuning_mode
 from emu2_lit.ranks import place
 from emu2_lit.strategies import partition
+from emu2_lit.strategies.tensor_parallel import DATA, TENSOR, divide_blocks, is_tensor_parallel
 
 _FORWARD = ("generate", "generate_image", "encode_image")  # entered from outside, besides `forward`
 
@@ -24,11 +25,19 @@ def shard(root: nn.Module, base: nn.Module, mesh: DeviceMesh, policy: MixedPreci
     Args:
         root: what is called: the model, or its PEFT wrapper.
         base: the Emu2ForConditionalGeneration in it; its weights may be on the meta device.
+        mesh: with tensor parallelism of two dimensions; blocks of the language model are then divided within a group
+            and over the groups, all else over all ranks as without it.
     """
+    everyone, groups = mesh, mesh
+    if is_tensor_parallel(mesh):
+        divide_blocks(base, mesh[TENSOR])
+        everyone, groups = mesh._flatten(), mesh[DATA]
+    own = set(base.lm.model.layers)
     kinds = set(base._no_split_modules)
     for block in [module for module in base.modules() if type(module).__name__ in kinds]:
-        fully_shard(block, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
-    fully_shard(root, mesh=mesh, mp_policy=policy, reshard_after_forward=True)
+        over = groups if block in own else everyone
+        fully_shard(block, mesh=over, mp_policy=policy, reshard_after_forward=True)
+    fully_shard(root, mesh=everyone, mp_policy=policy, reshard_after_forward=True)
     for name in _FORWARD:
         register_fsdp_forward_method(root, name)
     base.in_step = True
@@ -93,16 +102,19 @@ def fill(parameters: Mapping[str, nn.Parameter], tensors: Iterable[tuple[str, Te
 
 
 def piece(tensor: Tensor, mesh: DeviceMesh, placements: Iterable) -> Tensor:
-    """This rank's piece of a whole tensor; a view."""
-    for dimension, placement in enumerate(placements):
-        if isinstance(placement, Shard):
-            pieces, mine = tensor.chunk(mesh.size(dimension), placement.dim), mesh.get_local_rank(dimension)
-            tensor = pieces[mine] if mine < len(pieces) else tensor.narrow(placement.dim, 0, 0)
+    """This rank's piece of a whole tensor; a view. A strided dimension divides what the others have left."""
+    divided = [(d, one) for d, one in enumerate(placements) if isinstance(one, Shard | _StridedShard)]
+    for dimension, placement in sorted(divided, key=lambda pair: isinstance(pair[1], _StridedShard)):
+        pieces, mine = tensor.chunk(mesh.size(dimension), placement.dim), mesh.get_local_rank(dimension)
+        tensor = pieces[mine] if mine < len(pieces) else tensor.narrow(placement.dim, 0, 0)
     return tensor
 
 
 def own_piece(tensor: Tensor, mesh: DeviceMesh) -> Tensor:
-    """The same for a parameter, as FSDP2 divides it: by rows, over the last dimension of the mesh."""
+    """The same for a parameter, as FSDP2 divides it: by rows, over the last dimension of the mesh. With tensor
+    parallelism that differs from one to the next, and they stay whole."""
+    if is_tensor_parallel(mesh):
+        return tensor
     return piece(tensor, mesh, [*[Replicate()] * (mesh.ndim - 1), Shard(0)])
 
 
@@ -119,6 +131,33 @@ def whole(tensor: Tensor) -> Tensor:
     if partition.is_engine_held(tensor):
         return partition.whole(tensor)
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def total_norm(gradients: Iterable[Tensor]) -> Tensor:
+    """The norm of all gradients together, which may be divided over different meshes. Every rank must call this."""
+    groups = _by_mesh(gradients)
+    norms = [whole(torch.nn.utils.get_total_norm(group)) for group in groups]
+    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))
+
+
+def clip(parameters: Iterable[nn.Parameter], norm: float) -> None:
+    """`torch.nn.utils.clip_grad_norm_` for gradients that may be divided over different meshes."""
+    parameters = [parameter for parameter in parameters if parameter.grad is not None]
+    total = total_norm(parameter.grad for parameter in parameters)
+    for group in _by_mesh(parameters):
+        torch.nn.utils.clip_grads_with_norm_(group, norm, total)
+
+
+def on_one_mesh(tensors: Iterable[Tensor]) -> bool:
+    """Whether torch's functions take these tensors together."""
+    return len(_by_mesh(tensors)) <= 1
+
+
+def _by_mesh(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    groups: dict[DeviceMesh | None, list[Tensor]] = {}
+    for tensor in tensors:
+        groups.setdefault(tensor.device_mesh if isinstance(tensor, DTensor) else None, []).append(tensor)
+    return list(groups.values())
 
 
 def gathered_state(

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning import Callback, LightningDataModule, Trainer
@@ -65,6 +66,7 @@ def chat_run(
     strategy: str | None = None,
     rehearsed: bool = False,
     packing: bool = False,
+    **options: Any,
 ) -> Ran:
     """Tune the tiny preset on the digits, on as many processes as were started."""
     config = Emu2Config.preset("tiny")
@@ -85,7 +87,10 @@ def chat_run(
         packing=packing,
     )
     rehearsal = Rehearsal(partial(_blank_batch, config.with_role_tokens()), wanted=rehearsed)
-    return run(module, datamodule, root, rehearsal, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy)
+    return run(
+        module, datamodule, root, rehearsal, stop=stop, accumulate=accumulate, resume=resume, strategy=strategy,
+        **options,
+    )  # fmt: skip
 
 
 def _blank_batch(config: Emu2Config) -> dict[str, Tensor]:
@@ -103,18 +108,22 @@ def run(
     accumulate: int = 1,
     resume: Path | None = None,
     strategy: str | None = None,
+    precision: str = "32-true",
+    tensor_parallel: int = 1,
 ) -> Ran:
     """Train a module on as many processes as were started."""
     torch.use_deterministic_algorithms(True)
     recorder = _Recorder(stop, root / f"step-{stop}.ckpt")
     world_size = int(os.environ.get("WORLD_SIZE", 1))
+    settings = TrainerSection(shard_devices=2, tensor_parallel=tensor_parallel)
     trainer = Trainer(
         default_root_dir=root,
         max_steps=STEPS,
         accumulate_grad_batches=accumulate,
         accelerator="cpu",
         devices=world_size,
-        strategy=build_strategy(strategy or ("ddp" if world_size > 1 else "auto"), TrainerSection(shard_devices=2)),
+        strategy=build_strategy(strategy or ("ddp" if world_size > 1 else "auto"), settings),
+        precision=precision,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,

@@ -7,6 +7,7 @@ import torch
 
 from emu2_lit import plan as planning
 from emu2_lit.model import Emu2Config
+from emu2_lit.model.tensor_share import tensor_share
 from emu2_lit.plan import Layout, Workload
 from emu2_lit.plan.network import LM, REST, TOWER, FourBitLinear
 from tests.plan.measuring import Case
@@ -85,7 +86,7 @@ def test_four_bits_take_what_bitsandbytes_takes():
 
 def layout(strategy: str, devices: int, **more) -> Layout:
     config, case = Emu2Config.preset("emu2-chat"), Case("emu2-chat", lora=False, mixed=True)
-    module = configured(case, planning.shortened(config))
+    module = configured(case, planning.shortened(tensor_share(config, more.get("tensor_parallel", 1))))
     return Layout(planning.measure(module.model, config), strategy, devices, **more)
 
 
@@ -104,6 +105,15 @@ def test_strategies_divide_the_state():
 def test_hsdp_shards_within_a_node():
     assert layout("hsdp", 16, nodes=2).weights() == layout("fsdp", 8).weights()
     assert layout("hsdp", 16).shards == 8
+
+
+def test_groups_divide_the_blocks_and_all_ranks_the_rest():
+    """A device of a group has half of each product, and in all as much as without groups."""
+    plain, groups = layout("fsdp", 8), layout("fsdp", 8, tensor_parallel=2)
+    assert groups.optimizer_state() == pytest.approx(plain.optimizer_state(), rel=1e-3)
+    assert groups.weights()["trained"] == pytest.approx(plain.weights()["trained"], rel=1e-3)
+    assert groups.gathered(backward=False) < 0.7 * plain.gathered(backward=False)
+    assert groups.update(fused=False, gpu=True) < plain.update(fused=False, gpu=True)
 
 
 def test_engines_keep_a_copy_in_float32():

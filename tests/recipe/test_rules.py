@@ -20,6 +20,12 @@ CONFLICTS = {
         ["tuning.method=full", "tuning.frozen=[visual,project_up,project_down,embeddings,lm,lm_head]"],
         "nothing would train",
     ),
+    "groups and ddp": (["trainer.tensor_parallel=2", "tuning.method=full"], "goes with trainer.strategy=fsdp"),
+    "groups and lora": (["trainer.tensor_parallel=2", "trainer.strategy=fsdp"], "for tuning.method=full only"),
+    "no groups": (["trainer.tensor_parallel=0"], "trainer.tensor_parallel=0: at least 1"),
+    "groups, compiled": (["trainer.tensor_parallel=2", "trainer.compile=true"], "set trainer.compile=false"),
+    "groups, fused": (["trainer.tensor_parallel=2", "optimizer.fused=true"], "set optimizer.fused=null"),
+    "groups in 8 bits": (["trainer.tensor_parallel=2", "optimizer.name=adamw_8bit"], "set optimizer.name=adamw"),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
     "drawings without a decoder": (
         ["callbacks.drawings.prompts.0.parts.0.text=a dog"],

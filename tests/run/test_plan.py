@@ -1,5 +1,6 @@
 """Plans of recipes: every shipped one, what does not fit and what would help, and the refusal of `fit`."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,17 @@ def test_packed_rows_are_full():
     )
     many = plan(open_recipe("chat/lora", ["data.max_length=128"]))
     assert many.workload.images == 0
+
+
+def test_groups_keep_less_of_each_sample():
+    alone = plan(open_recipe("chat/full_tensor_parallel", ["trainer.tensor_parallel=1"]))
+    groups = plan(open_recipe("chat/full_tensor_parallel"))
+    assert groups.passes == 2 * alone.passes and groups.checkpoint_bytes == alone.checkpoint_bytes
+    assert groups.peak < 0.85 * alone.peak and groups.work.total < 0.55 * alone.work.total
+    assert "fsdp, tensor parallel 2 on 16 device(s)" in describe(groups)
+    for groups, told in ((3, "16 device(s) do not divide"), (16, "52 attention heads, which do not divide into 16")):
+        with pytest.raises(UserError, match=re.escape(told)):
+            plan(open_recipe("chat/full_tensor_parallel", [f"trainer.tensor_parallel={groups}"]))
 
 
 def test_four_bits_fit_a_smaller_device():

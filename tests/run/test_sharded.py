@@ -7,6 +7,7 @@ import pytest
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from callbacks.batch_digests import consumed_samples
 from emu2_lit import recipe as recipes
 from emu2_lit.export import export
 from emu2_lit.run import fit
@@ -20,6 +21,7 @@ NAMES = {
     "quickstart/generation": ["data.types.0.batch_size=4", "data.types.1.batch_size=4", "data.micro_batch_size=2",
                               "evaluation.benchmarks.0.limit=4", "drawing.steps=2"],
     "pretrain/tiny_episodes": ["model.weights=tiny-in-context"],
+    "quickstart/caption": ["model.weights=tiny-in-context", "data.micro_batch_size=4", "data.global_batch_size=8"],
     "quickstart/chat": ["model.weights=tiny-in-context", "data.micro_batch_size=4", "data.global_batch_size=8"],
 }  # fmt: skip
 KINDS = [
@@ -29,13 +31,17 @@ KINDS = [
     ("quickstart/in_context", "deepspeed_stage_2"),
     ("quickstart/generation", "deepspeed_stage_3"),
     ("quickstart/chat", "deepspeed_stage_3_offload"),
+    ("quickstart/caption", "fsdp trainer.tensor_parallel=2"),
+    ("quickstart/generation", "fsdp trainer.tensor_parallel=2"),
+    ("pretrain/tiny_episodes", "fsdp trainer.tensor_parallel=2"),
 ]
 
 
 def figures(name: str, overrides: list[str]) -> dict[str, float]:
     """Of a run of a recipe, all that does not depend on time."""
     summary = fit(recipes.load(name, overrides)).summary
-    return {key: value for key, value in summary.items() if key.startswith(("train/", "val/", "in_", "generation"))}
+    kinds = ("train/", "val/", "in_", "generation", "consumed")
+    return {key: value for key, value in summary.items() if key.startswith(kinds)}
 
 
 @pytest.fixture(scope="module")
@@ -64,11 +70,12 @@ def alone(tmp_path_factory, data):
 @pytest.mark.parametrize(("name", "strategy"), KINDS)
 def test_as_on_one_process(name, strategy, tmp_path, data, alone):
     run = tmp_path / "run"
-    divided = [f"data.folder={data}", f"run.dir={run}", f"trainer.strategy={strategy}", "trainer.devices=2"]
+    divided = [f"data.folder={data}", f"run.dir={run}", *f"trainer.strategy={strategy}".split(), "trainer.devices=2"]
     first, second = run_ranks(figures, 2, name, [*FEW, *NAMES[name], *divided])
     assert first == second
     assert any(key.startswith(("in_context", "generation/", "val/")) for key in first)
     assert first == pytest.approx(alone(name), rel=1e-4)
+    assert sum(1 for _ in consumed_samples(run / "batches")) == first["consumed_samples"]
     assert_exports(run, tmp_path / "exported")
 
 
