@@ -14,6 +14,7 @@ from emu2_lit.strategies import clean, discard, is_complete, publish, tensor_byt
 
 _NAME = re.compile(r"step=(\d+)\.ckpt")
 _BEST = "best.json"
+_LOWER = {"loss", "fid", "kid"}  # words in the names of figures that are better when lower
 
 
 class StepCheckpoint(StepCallback, Checkpoint):
@@ -28,7 +29,7 @@ class StepCheckpoint(StepCallback, Checkpoint):
 
     Args:
         keep_best: a logged figure; the checkpoint that scored best by it at a validation is kept as well, and named
-            with its score in `best.json`. Figures with "loss" in their name are better when lower. A checkpoint is
+            with its score in `best.json`. Losses, FID and KID are better when lower. A checkpoint is
             then written before every validation.
         about: what to tell about the run in every checkpoint (plain values; `emu2_lit.strategies.read_about`).
     """
@@ -82,7 +83,7 @@ class StepCheckpoint(StepCallback, Checkpoint):
         score = trainer.callback_metrics.get(self.keep_best) if self.keep_best else None
         if score is None or trainer.fast_dev_run or trainer.global_step not in _checkpoints(self.folder):
             return
-        sign, best = (-1 if "loss" in self.keep_best else 1), self.best()
+        sign, best = (-1 if _LOWER & {*re.split("[/_]", self.keep_best)} else 1), self.best()
         known = best is not None and best["step"] < trainer.global_step and best["figure"] == self.keep_best
         if trainer.is_global_zero and not (known and sign * best["score"] >= sign * float(score)):
             record = {"figure": self.keep_best, "score": float(score), "step": trainer.global_step}

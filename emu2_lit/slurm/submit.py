@@ -16,6 +16,7 @@ from emu2_lit.slurm.folder import array_elements, job_id_of, progress_of, works_
 from emu2_lit.slurm.layout import Layout, layout, placed
 from emu2_lit.slurm.script import batch_script
 
+_OF_A_RUN = {"max_restarts_without_progress"}  # what each run of an array may have of its own
 _EARLIER = ("attempts.jsonl", "next", "job_id")  # files of an earlier job in the same folder
 
 
@@ -90,6 +91,10 @@ def _element(name: str, overrides: Sequence[str], index: int, whole: Recipe, def
     element = _checked(name, recipes.load(name, [*overrides, *own], defaults))
     if layout(element) != layout(whole):
         raise UserError(f"slurm.array.{index}: all runs of an array get the same machines; this one asks for others")
+    differing = {key for key, value in vars(element.slurm).items() if value != getattr(whole.slurm, key)} - _OF_A_RUN
+    if differing:
+        key = min(differing)
+        raise UserError(f"slurm.array.{index}: slurm.{key} is that of the whole array; give it outside of the array")
     folder = Path(whole.run.dir) / str(index)
     return placed(replace(element, run=replace(element.run, dir=str(folder), name=f"{whole.name}/{index}")))
 

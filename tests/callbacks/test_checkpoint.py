@@ -79,19 +79,27 @@ def test_a_dry_run_writes_nothing(tmp_path):
 class Scores(Callback):
     """Logs a score at each validation."""
 
-    def __init__(self, *scores: float):
-        self.scores = list(scores)
+    def __init__(self, figure: str, *scores: float):
+        self.figure, self.scores = figure, list(scores)
 
     def on_validation_epoch_end(self, trainer, module):
-        trainer.callback_metrics["score"] = torch.tensor(self.scores.pop(0))
+        trainer.callback_metrics[self.figure] = torch.tensor(self.scores.pop(0))
 
 
-def test_the_best_by_a_figure_is_kept_beside_the_newest(tmp_path):
-    checkpoint = StepCheckpoint(tmp_path, every_n_steps=100, keep_last=1, keep_best="score")
+@pytest.mark.parametrize(
+    ("figure", "step", "score"), [("score", 4, 0.7), ("generation/fid", 2, 0.2), ("val/text_loss", 2, 0.2)]
+)
+def test_the_best_by_a_figure_is_kept_beside_the_newest(tmp_path, figure, step, score):
+    checkpoint = StepCheckpoint(tmp_path, every_n_steps=100, keep_last=1, keep_best=figure)
     trainer = make_trainer(
-        tmp_path, 10, checkpoint, Scores(0.2, 0.7, 0.5, 0.6, 0.1), enable_checkpointing=True, val_check_interval=4
+        tmp_path,
+        10,
+        checkpoint,
+        Scores(figure, 0.2, 0.7, 0.5, 0.6, 0.3),
+        enable_checkpointing=True,
+        val_check_interval=4,
     )
     trainer.fit(ToyModule(), Batches(10), Batches(1))
-    assert [name for name in names(tmp_path) if name.endswith("ckpt")] == ["step=0000004.ckpt", "step=0000010.ckpt"]
-    assert checkpoint.best() == {"figure": "score", "score": pytest.approx(0.7), "step": 4}
+    assert [name for name in names(tmp_path) if name.endswith("ckpt")] == [f"step={step:07d}.ckpt", "step=0000010.ckpt"]
+    assert checkpoint.best() == {"figure": figure, "score": pytest.approx(score), "step": step}
     assert find_last_checkpoint(tmp_path).name == "step=0000010.ckpt"

@@ -195,6 +195,7 @@ REFUSED = {
     "unknown gpus": (["trainer.devices=auto"], "slurm.gpus: say how many"),
     "batch": (["slurm.gpus=7"], "64 is not a multiple of data.micro_batch_size=1 times 7 processes"),
     "dependency": (["slurm.dependency=afterok:runs/none"], "neither a job's number nor the folder"),
+    "array's queue": (["slurm.array=['slurm.partition=gpu']"], "slurm.array.0: slurm.partition is that of the whole"),
     "array": (["slurm.array=['slurm.nodes=2']"], "slurm.array.0: all runs of an array get the same machines"),
     "folder": (["run.dir=100%"], "reads % in the name of a log"),
     "environment": (["slurm.environment=A"], "expected names, each with text"),
