@@ -59,6 +59,8 @@ class Layout:
     def __post_init__(self):
         if self.strategy not in STRATEGIES:
             raise UserError(f"trainer.strategy: {self.strategy}; a plan knows {', '.join(STRATEGIES)}")
+        if self.optimizer == "adamw_8bit" and self.strategy in ("fsdp", "hsdp"):
+            raise UserError(f"optimizer.name: adamw_8bit cannot be divided by {self.strategy}")
 
     @property
     def rules(self) -> Strategy:

@@ -152,6 +152,11 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
 
 def _parallel_rules(recipe: Recipe) -> Iterator[str]:
     trainer = recipe.trainer
+    if recipe.optimizer.name == "adamw_8bit" and trainer.strategy in ("fsdp", "hsdp"):
+        yield (
+            f"optimizer.name: adamw_8bit cannot be divided by {trainer.strategy}; take adamw, or for trainer.strategy "
+            "ddp or a stage of deepspeed"
+        )
     if trainer.tensor_parallel == 1:
         return
     key = f"trainer.tensor_parallel={trainer.tensor_parallel}"
@@ -165,8 +170,6 @@ def _parallel_rules(recipe: Recipe) -> Iterator[str]:
         yield f"{key}: cannot be compiled; set trainer.compile=false"
     if recipe.optimizer.fused:
         yield f"{key}: weights on several meshes are updated one by one; set optimizer.fused=null"
-    if recipe.optimizer.name == "adamw_8bit":
-        yield f"{key}: adamw_8bit knows no divided weights; set optimizer.name=adamw"
 
 
 def _drawing_rules(recipe: Recipe) -> Iterator[str]:

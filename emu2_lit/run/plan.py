@@ -278,7 +278,8 @@ def _changes(recipe: Recipe, given: Circumstances, made: Plan) -> Iterator[Chang
         )
     if tuning.method == "full":
         yield changed("tuning.method=lora", lambda r: setattr(r.tuning, "method", "lora"))
-        yield changed("optimizer.name=adamw_8bit", lambda r: setattr(r.optimizer, "name", "adamw_8bit"))
+        if strategy not in ("fsdp", "hsdp"):  # which cannot divide it
+            yield changed("optimizer.name=adamw_8bit", lambda r: setattr(r.optimizer, "name", "adamw_8bit"))
     elif not recipe.model.quantization:
         yield changed("model.quantization=nf4", lambda r: setattr(r.model, "quantization", "nf4"))
     if recipe.model.dtype == "float32":
@@ -286,7 +287,8 @@ def _changes(recipe: Recipe, given: Circumstances, made: Plan) -> Iterator[Chang
     if data.max_length >= 512:
         half = data.max_length // 2
         yield changed(f"data.max_length={half}", lambda r: setattr(r.data, "max_length", half))
-    if strategy in ("auto", "ddp"):
+    divisible = not recipe.model.quantization and made.layout.optimizer != "adamw_8bit"
+    if strategy in ("auto", "ddp") and divisible:
         several = made.layout.devices if made.layout.devices > 1 else 8
         yield changed(f"FSDP over {several} devices", lambda r: None, strategy="fsdp", devices=several)
     elif strategy == "fsdp":

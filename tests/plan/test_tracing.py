@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from emu2_lit import plan as planning
+from emu2_lit.errors import UserError
 from emu2_lit.model import Emu2Config
 from emu2_lit.model.tensor_share import tensor_share
 from emu2_lit.plan import Layout, Workload
@@ -99,7 +100,9 @@ def test_strategies_divide_the_state():
     assert sharded.optimizer_state() == trained and sharded.gradients() == trained // 2
     assert sharded.gathered(backward=False) == pytest.approx(2 * 2 * 535e6 + 0.43e9 * 2 + 0.02e9, rel=0.05)
     assert single.gathered(backward=True) == 0
-    assert layout("fsdp", 8, optimizer="adamw_8bit").optimizer_state() < sharded.optimizer_state() / 3
+    assert layout("auto", 1, optimizer="adamw_8bit").optimizer_state() < single.optimizer_state() / 3
+    with pytest.raises(UserError, match="adamw_8bit cannot be divided by fsdp"):
+        layout("fsdp", 8, optimizer="adamw_8bit")
 
 
 def test_hsdp_shards_within_a_node():

@@ -25,7 +25,7 @@ CONFLICTS = {
     "no groups": (["trainer.tensor_parallel=0"], "trainer.tensor_parallel=0: at least 1"),
     "groups, compiled": (["trainer.tensor_parallel=2", "trainer.compile=true"], "set trainer.compile=false"),
     "groups, fused": (["trainer.tensor_parallel=2", "optimizer.fused=true"], "set optimizer.fused=null"),
-    "groups in 8 bits": (["trainer.tensor_parallel=2", "optimizer.name=adamw_8bit"], "set optimizer.name=adamw"),
+    "8 bits, divided": (["trainer.strategy=fsdp", "optimizer.name=adamw_8bit"], "adamw_8bit cannot be divided by fsdp"),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),
     "drawings without a decoder": (
         ["callbacks.drawings.prompts.0.parts.0.text=a dog"],

@@ -83,6 +83,12 @@ def test_advice_is_planned_too():
     assert all(one.peak < made.peak for one in made.advice)
 
 
+@pytest.mark.parametrize("overrides", [["model.quantization=nf4"], ["optimizer.name=adamw_8bit"]])
+def test_what_fsdp_cannot_divide_is_not_advised_to_be(overrides):
+    made = plan(open_recipe("chat/lora", overrides), Circumstances(memory=8 * GIB))
+    assert made.advice and not any("FSDP" in one.change for one in made.advice)
+
+
 def test_full_tuning_wants_several_devices():
     recipe = open_recipe("chat/full")
     alone = plan(recipe)

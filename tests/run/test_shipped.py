@@ -22,8 +22,8 @@ def test_two_steps(name, caption_model, tmp_path, episodes, drawings):
     values = recipes.read(name)
     overrides = [
         "trainer.max_epochs=null", "trainer.max_steps=2", "trainer.val_check_interval=null", "trainer.accelerator=cpu",
-        "trainer.devices=1", "trainer.num_nodes=1", "trainer.strategy=auto", "data.micro_batch_size=2",
-        "data.workers=0", "data.validation_limit=4",
+        "trainer.devices=1", "trainer.num_nodes=1", "trainer.strategy=auto", "trainer.tensor_parallel=1",
+        "data.micro_batch_size=2", "data.workers=0", "data.validation_limit=4",
     ]  # fmt: skip
     made = {"episodes": episodes, "drawings": drawings}.get(values["data"]["prepare"])
     overrides += [f"data.folder={made.parent}"] if made else []
