@@ -23,8 +23,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 quickstart: install  ## tune the tiny model on handwritten digits: minutes, on a laptop
 	$(BIN)/emu2-lit fit quickstart/chat
 
+# Every worker of pytest takes up to 3 GB, and some tests start four processes: more than four workers gain little.
 test: install  ## run the tests (a quarter of an hour on two cores)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist worksteal
 
 test-slurm: install  ## run the tests on a real SLURM of this machine alone (under 4 minutes)
 	@command -v slurmctld > /dev/null || test -x /usr/sbin/slurmctld || { \

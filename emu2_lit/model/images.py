@@ -3,6 +3,7 @@
 import base64
 import io
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -44,7 +45,8 @@ def load_image(source: Any, root: str | Path | None = None, max_pixels: int = MA
     if image.width * image.height > max_pixels:
         raise ImageError(f"{name}: {image.width}x{image.height} pixels, more than the {max_pixels} allowed")
     try:
-        return _to_rgb(_upright(image))
+        rgb = _to_rgb(_upright(image))
+        return rgb.copy() if rgb is source else rgb
     except Exception as error:  # decoders raise errors of every kind on damaged files
         raise ImageError(f"{name}: damaged or truncated ({error})") from error
 
@@ -120,7 +122,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _to_grey(image: Image.Image) -> Image.Image:
@@ -133,15 +135,21 @@ def _to_grey(image: Image.Image) -> Image.Image:
 
 
 def square_pixels(image: Image.Image, size: int) -> Tensor:
-    """An RGB picture squashed to a square (bicubic, aspect not kept): (3, size, size) uint8."""
+    """An RGB picture squashed to a square (bicubic, aspect not kept): (3, size, size) uint8, with the channels of a
+    pixel beside each other in memory, as pictures have them."""
     squashed = image.resize((size, size), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.stack([np.asarray(band) for band in squashed.split()]))
+    return torch.from_numpy(np.array(squashed)).movedim(-1, 0)
+
+
+def joined(pictures: Sequence[Tensor]) -> Tensor:
+    """Stacks of pictures (n, 3, height, width) as one, without moving their channels in memory."""
+    return torch.cat([one.movedim(1, -1) for one in pictures]).movedim(-1, 1) if len(pictures) > 1 else pictures[0]
 
 
 def normalized(pixels: Tensor) -> Tensor:
     """uint8 pixels (..., 3, height, width) as float32 by CLIP's mean and deviation."""
     mean, deviation = (torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (MEAN, STD))
-    return (pixels.float() / 255 - mean) / deviation
+    return (pixels.contiguous().float() / 255 - mean) / deviation
 
 
 def pixel_values(image: Image.Image, size: int) -> Tensor:

@@ -9,13 +9,13 @@ from PIL import Image
 from emu2_lit.model.boxes import Corners
 from emu2_lit.samples.encoding import read_picture
 from emu2_lit.samples.masks import Polygons, RunLengths
-from emu2_lit.samples.sample import BadSample, picture_name
+from emu2_lit.samples.sample import BadSample, DrawnPicture, picture_name
 
 WHOLE: Corners = (0.0, 0.0, 1.0, 1.0)
 
 
 @dataclass(frozen=True)
-class TargetPicture:
+class TargetPicture(DrawnPicture):
     """A picture to be drawn, which must not be small: its shorter side is `min_size` pixels at least."""
 
     source: Any
@@ -32,7 +32,7 @@ class TargetPicture:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class SideBySide(DrawnPicture):
     """One of two views that stand beside each other in one picture, each with `padding` pixels around it."""
 
     source: Any
@@ -52,7 +52,7 @@ class SideBySide:
 
 
 @dataclass(frozen=True)
-class SubjectCrop:
+class SubjectCrop(DrawnPicture):
     """A thing cut out of a picture, if wanted with another background.
 
     Attributes:

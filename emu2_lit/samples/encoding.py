@@ -10,7 +10,7 @@ from torch import Tensor
 
 from emu2_lit.model.boxes import box_segments
 from emu2_lit.model.chat_template import Turn, chat_segments
-from emu2_lit.model.images import ImageError, load_image, square_pixels, target_pixels
+from emu2_lit.model.images import ImageError, joined, load_image, square_pixels, target_pixels
 from emu2_lit.model.objective import IGNORE
 from emu2_lit.model.segments import Segment
 from emu2_lit.model.special_tokens import EOS, FRAME, GROUNDING, IMAGE, VIDEO
@@ -209,4 +209,4 @@ def _seen(pictures: Iterator[Any], slots: int, processor: Any, names: tuple[str,
         return {pixels: None}
     if processor.features is not None:
         return {pixels: None, embeds: as_rows(processor.features, shown, n_query)}
-    return {pixels: torch.stack([square_pixels(read_picture(value), processor.image_size) for value in shown])}
+    return {pixels: joined([square_pixels(read_picture(value), processor.image_size)[None] for value in shown])}

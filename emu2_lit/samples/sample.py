@@ -1,9 +1,10 @@
 """The one record that every data format becomes."""
 
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple
 
 from PIL.Image import Image
 
@@ -83,19 +84,19 @@ class Video:
         return min(len(self.source), self.num_frames) if isinstance(self.source, list | tuple) else self.num_frames
 
 
-@runtime_checkable
-class DrawnPicture(Protocol):
+class DrawnPicture(ABC):
     """A picture that is made when it is needed; all that is random about it is fixed beforehand."""
 
+    @abstractmethod
     def picture(self) -> Image:
         """In RGB; raises BadSample when it cannot be made."""
 
 
-@runtime_checkable
-class SizedPicture(DrawnPicture, Protocol):
+class SizedPicture(DrawnPicture):
     """A picture as the visual decoder is to draw it, and the six sizes that SDXL takes with it."""
 
     @property
+    @abstractmethod
     def sizes(self) -> tuple[int, ...]:
         """Height and width of the whole; top and left of the cut; height and width of the cut."""
 

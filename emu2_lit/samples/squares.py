@@ -7,11 +7,11 @@ from typing import Any
 from PIL import Image
 
 from emu2_lit.samples.encoding import read_picture
-from emu2_lit.samples.sample import BadSample, picture_name
+from emu2_lit.samples.sample import BadSample, SizedPicture, picture_name
 
 
 @dataclass(frozen=True)
-class SquareCut:
+class SquareCut(SizedPicture):
     """A picture scaled, its aspect kept, and a square cut out of it; what is random about it is in the fields.
 
     Attributes:

@@ -8,7 +8,7 @@ import torch
 from PIL import ExifTags, Image
 
 from emu2_lit.model import Emu2Config
-from emu2_lit.model.images import MAX_PIXELS, MEAN, STD, ImageError, load_image, pixel_values, square_pixels
+from emu2_lit.model.images import MAX_PIXELS, MEAN, STD, ImageError, joined, load_image, pixel_values, square_pixels
 from emu2_lit.model.tower import Emu2Tower
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -187,6 +187,20 @@ def test_sources_that_are_no_picture(source, reason, tmp_path):
 
 
 # -- what the tower takes ------------------------------------------------------------------------------------
+def test_a_given_picture_is_not_handed_back(picture):
+    """What is drawn on the one must not show on the other."""
+    loaded = load_image(picture)
+    loaded.putpixel((0, 0), (1, 2, 3))
+    assert loaded is not picture and picture.getpixel((0, 0)) != (1, 2, 3)
+
+
+def test_pictures_are_joined_as_they_lie_in_memory():
+    one, two, three = (torch.randint(255, (count, 5, 4, 3), dtype=torch.uint8).movedim(-1, 1) for count in (1, 2, 1))
+    together = joined([one, two, three])
+    assert torch.equal(together, torch.cat([one, two, three]))
+    assert together.movedim(1, -1).is_contiguous() and joined([two]) is two
+
+
 def test_pixels_are_squashed_and_normalised():
     pixels = pixel_values(Image.new("RGB", (30, 7), (255, 0, 51)), 14)
     assert pixels.shape == (3, 14, 14) and pixels.dtype == torch.float32
