@@ -68,6 +68,11 @@ def _decoder_rules(recipe: Recipe) -> Iterator[str]:
         yield f"evaluation.benchmarks: objective {objective} has no language model; remove them"
     if recipe.callbacks.drawings:
         yield f"callbacks.drawings: objective {objective} has no language model; set callbacks.drawings=null"
+    if recipe.trainer.strategy in ("fsdp", "hsdp"):
+        yield (
+            f"trainer.strategy: {recipe.trainer.strategy} divides the language model, which objective {objective} has "
+            "none of; take ddp or a stage of deepspeed"
+        )
     if recipe.trainer.compile:
         yield f"trainer.compile: objective {objective} has no language model; remove it"
     if objective == "autoencoder" and not recipe.data.validation:

@@ -51,6 +51,10 @@ CONFLICTS = {
     "no squares": (["data.pictures.min_size=9"], "data.pictures.min_size: has an effect with tuning.objective=decoder"),
     "decoder to train": (["tuning.objective=decoder"], "model.decoder: objective decoder trains it"),
     "decoder by lora": (["tuning.objective=decoder"], "tuning.method: objective decoder trains in full"),
+    "decoder, divided": (
+        ["tuning.objective=decoder", "trainer.strategy=fsdp"],
+        "trainer.strategy: fsdp divides the language model, which objective decoder has none of",
+    ),
     "decoder answers": (["tuning.objective=decoder"], "callbacks.answers: objective decoder has no answers"),
     "scale of latents": (["tuning.objective=autoencoder"], "data.validation: objective autoencoder measures"),
     "packed documents": (["data.packing=true", "tuning.objective=unified"], "data.packing: packs conversations"),
