@@ -43,6 +43,15 @@ def test_lora_on_two_ranks_goes_on_on_two_and_on_one(digits, tmp_path, lora, hal
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_a_run_of_one_rank_goes_on_on_two(digits, tmp_path, lora, stage):
+    (begun,) = run_ranks(chat, 1, digits, tmp_path / "one", stage, {"micro": 8, "accumulate": 1, "stop": HALF})
+    options = {"accumulate": 1, "resume": begun.checkpoint}
+    for ran in run_ranks(chat, 2, digits, tmp_path / "two", stage, options):
+        assert sorted({**begun.losses, **ran.losses}) == sorted(lora.losses)
+        assert_same(ran, lora)
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_full_with_accumulation(digits, tmp_path, stage):
     alone = chat_run(digits, tmp_path / "alone", lora=False)
     options = {"accumulate": 2, "micro": 2, "lora": False, "rehearsed": True}
