@@ -130,7 +130,12 @@ def whole(tensor: Tensor) -> Tensor:
     """A tensor in one piece. Where it is divided every rank must call this."""
     if partition.is_engine_held(tensor):
         return partition.whole(tensor)
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    if any(isinstance(one, _StridedShard) for one in tensor.placements):  # at once torch warns that it takes two steps
+        outer = [Replicate() if isinstance(one, _StridedShard) else one for one in tensor.placements]
+        tensor = tensor.redistribute(placements=outer)
+    return tensor.full_tensor()
 
 
 def total_norm(gradients: Iterable[Tensor]) -> Tensor:

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from emu2_lit.model import Emu2Config
-from emu2_lit.strategies.shard import piece
+from emu2_lit.strategies.shard import piece, whole
 from tests.distributed import run_ranks
 from tests.modules.runs import STEPS, chat_run
 from tests.strategies.test_fsdp import assert_same
@@ -62,24 +62,25 @@ def test_mixed_precision(digits, tmp_path):
 
 
 def pieces() -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Of layers that do not divide evenly, what torch gives this rank and what we take."""
+    """Of layers that do not divide evenly, what torch gives this rank and what we take, and the whole and ours."""
     mesh = init_device_mesh("cpu", (3, 2), mesh_dim_names=("data", "tensor"))
     torch.manual_seed(0)
     layers = torch.nn.Sequential(torch.nn.Linear(5, 14, bias=False), torch.nn.Linear(14, 7, bias=False))
-    whole = [layer.weight.detach().clone() for layer in layers]
+    tensors = [layer.weight.detach().clone() for layer in layers]
     parallelize_module(layers, mesh["tensor"], {"0": ColwiseParallel(), "1": RowwiseParallel()})
     fully_shard(layers, mesh=mesh["data"])
     divided: list[DTensor] = [layer.weight for layer in layers]
-    return [
-        (weight.to_local().detach(), piece(tensor, weight.device_mesh, weight.placements))
-        for weight, tensor in zip(divided, whole, strict=True)
+    pairs = list(zip(divided, tensors, strict=True))
+    own = [
+        (weight.to_local().detach(), piece(tensor, weight.device_mesh, weight.placements)) for weight, tensor in pairs
     ]
+    return own + [(tensor, whole(weight).detach()) for weight, tensor in pairs]
 
 
 def test_pieces_are_those_that_torch_gives():
     for rank in run_ranks(pieces, 6):
-        for own, taken in rank:
-            assert torch.equal(own, taken)
+        for theirs, ours in rank:
+            assert torch.equal(theirs, ours)
 
 
 def refused(digits, root) -> str:
