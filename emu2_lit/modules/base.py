@@ -285,8 +285,7 @@ class TuningModule(LightningModule):
         self._window_losses = {kind: share + before.get(kind, 0.0) for kind, share in shares.items()}
         if window["micro_batch"] < window["micro_batches"] - 1:
             return
-        shares = data_place(self.trainer).size  # ranks that work on the same one have the same loss
-        losses = {k: self.trainer.strategy.reduce(v) * shares for k, v in self._window_losses.items()}
+        losses = {kind: self.summed(loss) for kind, loss in self._window_losses.items()}
         loss = self._weighed(losses)
         self.log("train/loss", loss, prog_bar=True)
         if window.get("type"):
@@ -296,6 +295,11 @@ class TuningModule(LightningModule):
                 self.log(f"train/{kind}_loss", value)
         for part, lr in self.learning_rates().items():
             self.log(f"train/lr_{part}" if part else "train/lr", lr)
+
+    def summed(self, value: Tensor) -> Tensor:
+        """The sum over the shares of the data; ranks that work on the same one have the same value. Every rank must
+        call it."""
+        return self.trainer.strategy.reduce(value) * data_place(self.trainer).size
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         for kind, (loss, targets) in self.losses(batch).items():

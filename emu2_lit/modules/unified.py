@@ -62,5 +62,5 @@ class UnifiedTuning(TuningModule):
             self._squared_norms[kind] = squared + (self._squared_norms[kind] if window["micro_batch"] else 0.0)
         if window["micro_batch"] == window["micro_batches"] - 1:
             for kind, squared in self._squared_norms.items():
-                norm = self.trainer.strategy.reduce(squared, reduce_op="sum").sqrt()
+                norm = self.summed(squared).sqrt()
                 self.log(f"train/{kind}_grad_norm", norm)

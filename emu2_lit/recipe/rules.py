@@ -173,6 +173,8 @@ def _parallel_rules(recipe: Recipe) -> Iterator[str]:
         yield f"{key}: for tuning.method=full only; LoRA needs a fraction of the memory, so leave it out"
     if trainer.compile:
         yield f"{key}: cannot be compiled; set trainer.compile=false"
+    if trainer.precision == "16-mixed":
+        yield f"{key}: gradients on several meshes cannot be unscaled; set trainer.precision=bf16-mixed"
     if recipe.optimizer.fused:
         yield f"{key}: weights on several meshes are updated one by one; set optimizer.fused=null"
 

@@ -24,6 +24,7 @@ CONFLICTS = {
     "groups and lora": (["trainer.tensor_parallel=2", "trainer.strategy=fsdp"], "for tuning.method=full only"),
     "no groups": (["trainer.tensor_parallel=0"], "trainer.tensor_parallel=0: at least 1"),
     "groups, compiled": (["trainer.tensor_parallel=2", "trainer.compile=true"], "set trainer.compile=false"),
+    "groups, scaled": (["trainer.tensor_parallel=2", "trainer.precision=16-mixed"], "set trainer.precision=bf16-mixed"),
     "groups, fused": (["trainer.tensor_parallel=2", "optimizer.fused=true"], "set optimizer.fused=null"),
     "8 bits, divided": (["trainer.strategy=fsdp", "optimizer.name=adamw_8bit"], "adamw_8bit cannot be divided by fsdp"),
     "no targets": (["tuning.lora.targets=[]"], "tuning.lora.targets: is empty"),

@@ -20,7 +20,7 @@ NAMES = {
                               "evaluation.benchmarks.0.limit=8"],
     "quickstart/generation": ["data.types.0.batch_size=4", "data.types.1.batch_size=4", "data.micro_batch_size=2",
                               "evaluation.benchmarks.0.limit=4", "drawing.steps=2"],
-    "pretrain/tiny_episodes": ["model.weights=tiny-in-context"],
+    "pretrain/tiny_episodes": ["model.weights=tiny-in-context", "tuning.gradient_norm_interval=1"],
     "quickstart/caption": ["model.weights=tiny-in-context", "data.micro_batch_size=4", "data.global_batch_size=8"],
     "quickstart/chat": ["model.weights=tiny-in-context", "data.micro_batch_size=4", "data.global_batch_size=8"],
 }  # fmt: skip
