@@ -322,15 +322,15 @@ class TuningModule(LightningModule):
     def on_before_optimizer_step(self, optimizer) -> None:
         if self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            if not gradients:  # DeepSpeed's, see `on_train_batch_end`
+            if not gradients:  # DeepSpeed's, see `optimizer_step`
                 return
             self.log("train/grad_norm", total_norm(gradients))
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_idx: int) -> None:
+    def optimizer_step(self, *arguments: Any, **options: Any) -> None:
         """An engine that makes the step itself knows the norm afterwards."""
-        if not self.trainer.strategy.handles_gradient_accumulation or not self.completes_step():
-            return
-        if (self.global_step - 1) % max(self.trainer.log_every_n_steps, 1) == 0:
+        super().optimizer_step(*arguments, **options)
+        engine = self.trainer.strategy.handles_gradient_accumulation
+        if engine and self.completes_step() and self.global_step % max(self.trainer.log_every_n_steps, 1) == 0:
             self.log("train/grad_norm", float(self.trainer.model.get_global_grad_norm()))
 
     def completes_step(self) -> bool:

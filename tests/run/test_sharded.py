@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from callbacks.batch_digests import consumed_samples
+from callbacks.records import StepRecords
 from emu2_lit import recipe as recipes
 from emu2_lit.export import export
 from emu2_lit.run import fit
@@ -44,6 +45,16 @@ def figures(name: str, overrides: list[str]) -> dict[str, float]:
     return {key: value for key, value in summary.items() if key.startswith(kinds)}
 
 
+def curves(run: Path) -> dict[str, float]:
+    """Losses and norms of each step."""
+    return {
+        f"{record['step']} {key}": value
+        for record in StepRecords(run / "metrics.jsonl").read()
+        for key, value in record.items()
+        if key.startswith("train/")
+    }
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory, digits, episodes, drawings) -> Path:
     folder = tmp_path_factory.mktemp("data")
@@ -55,13 +66,14 @@ def data(tmp_path_factory, digits, episodes, drawings) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, data):
-    """Figures of a recipe on one process."""
+    """Figures and curves of a recipe on one process."""
     known = {}
 
     def run(name: str) -> dict[str, float]:
         if name not in known:
             folder = tmp_path_factory.mktemp("one")
-            known[name] = figures(name, [*FEW, *NAMES[name], f"data.folder={data}", f"run.dir={folder}"])
+            found = figures(name, [*FEW, *NAMES[name], f"data.folder={data}", f"run.dir={folder}"])
+            known[name] = found | curves(folder)
         return known[name]
 
     return run
@@ -74,7 +86,7 @@ def test_as_on_one_process(name, strategy, tmp_path, data, alone):
     first, second = run_ranks(figures, 2, name, [*FEW, *NAMES[name], *divided])
     assert first == second
     assert any(key.startswith(("in_context", "generation/", "val/")) for key in first)
-    assert first == pytest.approx(alone(name), rel=1e-4)
+    assert first | curves(run) == pytest.approx(alone(name), rel=1e-4)
     assert sum(1 for _ in consumed_samples(run / "batches")) == first["consumed_samples"]
     assert_exports(run, tmp_path / "exported")
 
