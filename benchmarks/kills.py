@@ -89,14 +89,20 @@ def _staged(folder: Path) -> set[int]:
 
 
 def _last_step(folder: Path) -> int:
-    return max((record["step"] for record in _records(folder) if "step" in record), default=0)
+    """Parses no more than the last lines: it is asked again and again while the run is timed."""
+    return next((record["step"] for record in map(json.loads, reversed(_lines(folder))) if "step" in record), 0)
 
 
 def _records(folder: Path) -> list[dict]:
-    """What the run has noted of its steps and resumes, whole lines only."""
+    """What the run has noted of its steps and resumes."""
+    return [json.loads(line) for line in _lines(folder)]
+
+
+def _lines(folder: Path) -> list[str]:
+    """Whole lines only."""
     path = folder / "batches" / "rank_0.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("}")]
+    return [line for line in lines if line.endswith("}")]
 
 
 def main() -> None:

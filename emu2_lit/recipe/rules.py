@@ -9,6 +9,7 @@ from emu2_lit.recipe.changes import unknown_keys
 from emu2_lit.recipe.schema import DataSection, GenerationSection, LoraSection, Part, PictureSection, Recipe
 from emu2_lit.settings import type_problems
 
+_FSDP = ("fsdp", "hsdp")  # trainer.strategy
 WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -68,7 +69,7 @@ def _decoder_rules(recipe: Recipe) -> Iterator[str]:
         yield f"evaluation.benchmarks: objective {objective} has no language model; remove them"
     if recipe.callbacks.drawings:
         yield f"callbacks.drawings: objective {objective} has no language model; set callbacks.drawings=null"
-    if recipe.trainer.strategy in ("fsdp", "hsdp"):
+    if recipe.trainer.strategy in _FSDP:
         yield (
             f"trainer.strategy: {recipe.trainer.strategy} divides the language model, which objective {objective} has "
             "none of; take ddp or a stage of deepspeed"
@@ -157,7 +158,7 @@ def _step_rules(recipe: Recipe) -> Iterator[str]:
 
 def _parallel_rules(recipe: Recipe) -> Iterator[str]:
     trainer = recipe.trainer
-    if recipe.optimizer.name == "adamw_8bit" and trainer.strategy in ("fsdp", "hsdp"):
+    if recipe.optimizer.name == "adamw_8bit" and trainer.strategy in _FSDP:
         yield (
             f"optimizer.name: adamw_8bit cannot be divided by {trainer.strategy}; take adamw, or for trainer.strategy "
             "ddp or a stage of deepspeed"
